@@ -1,0 +1,25 @@
+"""Differentiable spectral losses as Taichi kernels, with a hand-written backward."""
+
+from taichi_spec import optim, reference
+from taichi_spec.functional import spectral_loss, stft, value_and_grad
+from taichi_spec.loss import SpectralLoss
+from taichi_spec.runtime import init
+from taichi_spec.stft import STFT
+from taichi_spec.target import Target
+from taichi_spec.terms import BinTerm, Magnitude
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "STFT",
+    "BinTerm",
+    "Magnitude",
+    "SpectralLoss",
+    "Target",
+    "init",
+    "optim",
+    "reference",
+    "spectral_loss",
+    "stft",
+    "value_and_grad",
+]

@@ -1,0 +1,217 @@
+"""NumPy in, NumPy out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import taichi as ti
+from numpy.typing import ArrayLike, NDArray
+
+from taichi_spec.checks import MAX_TOTAL_SAMPLES, check_array, check_choice
+from taichi_spec.direct import BlockTransform, upload
+from taichi_spec.engines import Options, make_engine
+from taichi_spec.loss import SCRATCH_BYTES
+from taichi_spec.runtime import check_float64, runtime_token
+from taichi_spec.stft import STFT
+from taichi_spec.target import Target
+from taichi_spec.terms import Magnitude
+
+
+def spectral_loss(x: ArrayLike, y: ArrayLike | Target, **options: Any) -> Any:
+    """The spectral loss of two NumPy signals, L = Σ_f Σ_k φ(|X[k, f]|, |Y[k, f]|).
+
+    Args:
+        x: real signal, float32 or float64  # (…, T)
+        y: the target: an array of x's shape and dtype, or a `Target`.
+        **options: those of `value_and_grad`, but wrt.
+
+    Returns:
+        The loss: a float, or for ``reduction="none"`` an array of x's leading shape.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as `value_and_grad`.
+
+    Example:
+        >>> spectral_loss(np.ones(2048), np.ones(2048), n_fft=512)
+        0.0
+    """
+    if "wrt" in options:
+        raise TypeError("wrt belongs to value_and_grad; spectral_loss computes no gradient")
+    return _evaluate(x, y, "none", **options)[0]
+
+
+def value_and_grad(x: ArrayLike, y: ArrayLike | Target, *, wrt: str = "x", **options: Any) -> tuple[Any, Any]:
+    """The spectral loss of two NumPy signals and its gradient.
+
+        L = Σ_f Σ_k φ(|X[k, f]|, |Y[k, f]|),   ∂L/∂x[s],   ∂L/∂y[s]
+
+    Args:
+        x: real signal, float32 or float64  # (…, T)
+        y: the target: an array of x's shape and dtype, or a `Target`, which has no gradient.
+        wrt: the gradient of what: ``"x"``, ``"y"``, or ``"both"``.
+        **options: ``stft=`` an `STFT`, or any of its arguments (``n_fft=1024``); ``terms``, ``reduction``,
+            ``engine``, ``backward`` and ``scratch_bytes`` as in `SpectralLoss`; ``check_finite=False`` lets NaN and
+            Inf pass.
+
+    Returns:
+        value, gradient: the value a float, or for ``reduction="none"`` an array of x's leading shape; the gradient an
+        array like x (of the values' sum), or for ``wrt="both"`` a pair.
+
+    Raises:
+        TypeError: a dtype is neither float32 nor float64, or an option is unknown.
+        ValueError: a shape, a size, a name or a value is wrong.
+        RuntimeError: Taichi is not initialised.
+
+    Example:
+        >>> value, grad = value_and_grad(np.zeros(2048), np.ones(2048), n_fft=512)
+    """
+    check_choice("wrt", wrt, ("x", "y", "both"))
+    if wrt != "x" and isinstance(y, Target):
+        raise ValueError(f"wrt must be 'x' where y is a Target, got {wrt!r}")
+    value, grad_x, grad_y = _evaluate(x, y, wrt, **options)
+    return value, {"x": grad_x, "y": grad_y, "both": (grad_x, grad_y)}[wrt]
+
+
+def stft(x: ArrayLike, *, check_finite: bool = True, **options: Any) -> NDArray[Any]:
+    """The short-time Fourier transform, for looking and plotting.
+
+        X[k, f] = Σ_n w[n] x[f H + n] e^(−2πi k n / N)
+
+    Args:
+        x: real signal, float32 or float64  # (…, T)
+        check_finite: look for NaN and Inf.
+        **options: ``stft=`` an `STFT`, or any of its arguments.
+
+    Returns:
+        X, complex64 or complex128 as x is  # (…, K, F)
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as `value_and_grad`.
+
+    Example:
+        >>> stft(np.ones(2048), n_fft=512).shape
+        (257, 13)
+    """
+    runtime_token()
+    description = _stft_of(options)
+    if options:
+        raise TypeError(f"{next(iter(options))!r} is not an option of stft()")
+    signal = _check_signal("x", x, check_finite)
+    rows = signal.reshape(-1, signal.shape[-1])  # (B, T)
+    dtype = _taichi_dtype(signal)
+    transform = BlockTransform(description, dtype, False, rows.shape[0], rows.shape[1], 1, SCRATCH_BYTES)
+    spectrum = transform.spectrum(upload(rows, dtype))  # (B, K, F)
+    return spectrum.reshape(*signal.shape[:-1], *spectrum.shape[1:])
+
+
+def _evaluate(
+    x: ArrayLike,
+    y: ArrayLike | Target,
+    wrt: str,
+    *,
+    terms: Any = Magnitude(),
+    reduction: str = "sum",
+    engine: str = "auto",
+    backward: str = "accumulate",
+    scratch_bytes: int = SCRATCH_BYTES,
+    check_finite: bool = True,
+    **stft_options: Any,
+) -> tuple[Any, Any, Any]:
+    """value, grad_x or None, grad_y or None."""
+    runtime_token()
+    description = _stft_of(stft_options)
+    if stft_options:
+        raise TypeError(f"{next(iter(stft_options))!r} is not an option of the spectral loss")
+    options = Options.check(description, terms, reduction, engine, backward, scratch_bytes)
+    signal = _check_signal("x", x, check_finite)
+    other = y if isinstance(y, Target) else _check_signal("y", y, check_finite)
+    if not isinstance(other, Target) and (other.shape != signal.shape or other.dtype != signal.dtype):
+        raise ValueError(
+            f"y must have x's shape {signal.shape} and dtype {signal.dtype}, got {other.shape} and {other.dtype}"
+        )
+    evaluation = _evaluation(options, signal, other)
+    values, *gradients = evaluation.run(signal, other, wrt)
+    value = values.reshape(signal.shape[:-1]) if reduction == "none" else float(values.sum())
+    grad_x, grad_y = (None if grad is None else grad.reshape(signal.shape) for grad in gradients)
+    return value, grad_x, grad_y
+
+
+class _Evaluation:
+    """An engine with the arrays it needs, for signals of one shape."""
+
+    def __init__(self, options: Options, signal: NDArray[Any], target: Target | None) -> None:
+        self.shape = (signal.size // signal.shape[-1], signal.shape[-1])  # (B, T)
+        self.scale = options.scale(*self.shape)
+        dtype = _taichi_dtype(signal)
+        self.engine = make_engine(options, dtype, False, self.shape[0], self.shape[1], target)
+        self.x, self.grad_x = ti.ndarray(dtype, self.shape), ti.ndarray(dtype, self.shape)
+        self.y, self.grad_y = None, None
+        if target is None:
+            self.y, self.grad_y = ti.ndarray(dtype, self.shape), ti.ndarray(dtype, self.shape)
+        self.total, self.upstream = ti.ndarray(dtype, self.shape[:1]), ti.ndarray(dtype, self.shape[:1])
+        self.upstream.fill(self.scale)
+
+    def run(self, x: NDArray[Any], y: Any, wrt: str) -> tuple[Any, ...]:
+        """Values per item  # (B,), and the gradients that are asked for  # (B, T)"""
+        self.x.from_numpy(np.ascontiguousarray(x).reshape(self.shape))
+        if self.y is not None:
+            self.y.from_numpy(np.ascontiguousarray(y).reshape(self.shape))
+        self.engine.forward(self.x, self.y, self.total)
+        grad_x = self.grad_x if wrt in ("x", "both") else None
+        grad_y = self.grad_y if wrt in ("y", "both") else None
+        if wrt != "none":
+            for grad in filter(None, (grad_x, grad_y)):
+                grad.fill(0)
+            self.engine.backward(self.x, self.y, grad_x, grad_y, self.upstream)
+        values = self.scale * self.total.to_numpy()
+        return values, *(None if grad is None else grad.to_numpy() for grad in (grad_x, grad_y))
+
+
+_recent: OrderedDict[tuple[Any, ...], _Evaluation] = OrderedDict()  # so that a loop builds its tables once
+_RECENT = 2
+_recent_token: object = None
+
+
+def _evaluation(options: Options, signal: NDArray[Any], other: Any) -> _Evaluation:
+    """The evaluation for these options and shapes, kept from a recent call if there was one."""
+    global _recent_token
+    token = runtime_token()
+    if token is not _recent_token:
+        _recent.clear()
+        _recent_token = token
+    target = other if isinstance(other, Target) else None
+    key = (options, signal.shape, signal.dtype, target)
+    if key not in _recent:
+        _recent[key] = _Evaluation(options, signal, target)
+        while len(_recent) > _RECENT:
+            _recent.popitem(last=False)
+    _recent.move_to_end(key)
+    return _recent[key]
+
+
+def _stft_of(options: dict[str, Any]) -> STFT:
+    """The STFT that the options describe, which are taken out of them."""
+    given = {name: options.pop(name) for name in STFT.__dataclass_fields__ if name in options}
+    described = options.pop("stft", None)
+    if described is None:
+        return STFT(**given)
+    if given:
+        raise TypeError(f"stft and {next(iter(given))} cannot both be given")
+    if not isinstance(described, STFT):
+        raise TypeError(f"stft must be a taichi_spec.STFT, got {type(described).__name__}")
+    return described
+
+
+def _check_signal(name: str, value: ArrayLike, check_finite: bool) -> NDArray[Any]:
+    signal = check_array(name, value, check_finite)
+    if signal.size > MAX_TOTAL_SAMPLES:
+        raise ValueError(f"{name} must have fewer than 2**31 samples in all, got shape {signal.shape}")
+    if signal.dtype == np.float64:
+        check_float64(name)
+    return signal
+
+
+def _taichi_dtype(signal: NDArray[Any]) -> Any:
+    return ti.f64 if signal.dtype == np.float64 else ti.f32

@@ -1,0 +1,162 @@
+"""The backend: which one, what it can do, and whether it is still the one that an object was made for."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+from functools import cache
+from typing import Any, NamedTuple
+
+import taichi as ti
+from taichi.lang import impl
+from taichi.lang.misc import is_arch_supported
+
+ARCHS = {"cpu": ti.cpu, "cuda": ti.cuda, "metal": ti.metal, "vulkan": ti.vulkan}
+
+
+def init(arch: str = "auto", **options: Any) -> str:
+    """Starts Taichi on a backend, and never on another one than was asked for.
+
+    Args:
+        arch: ``"cpu"``, ``"cuda"``, ``"vulkan"``, ``"metal"``, or ``"auto"``: cuda, else metal, else vulkan if a
+            real GPU is behind it (not a software device), else cpu.
+        **options: passed to `ti.init`.
+
+    Returns:
+        The backend's name.
+
+    Raises:
+        ValueError: arch is not one of these names.
+        RuntimeError: the backend is not there, or the environment variable TI_ARCH asks for another.
+
+    Example:
+        >>> init(arch="cpu")  # doctest: +ELLIPSIS
+        [Taichi] Starting on arch=...
+        'cpu'
+    """
+    if arch not in ("auto", *ARCHS):
+        raise ValueError(f"arch must be one of {('auto', *ARCHS)}, got {arch!r}")
+    name = _best_arch() if arch == "auto" else arch
+    if not _is_available(name):
+        raise RuntimeError(f"arch={name!r} is not available on this machine; use arch='auto' or arch='cpu'")
+    ti.init(arch=ARCHS[name], enable_fallback=False, **options)
+    if arch_name() != name and arch != "auto":
+        ti.reset()
+        raise RuntimeError(f"arch={name!r} was asked for, but the environment variable TI_ARCH asks for another")
+    return arch_name()
+
+
+def _is_available(name: str) -> bool:
+    return name == "cpu" or is_arch_supported(ARCHS[name])
+
+
+def _best_arch() -> str:
+    if _is_available("cuda"):
+        return "cuda"
+    if _is_available("metal"):
+        return "metal"
+    if _is_available("vulkan") and any(not device.is_software for device in vulkan_devices()):
+        return "vulkan"
+    return "cpu"
+
+
+def arch_name() -> str:
+    """The current backend's name, as `init` takes it."""
+    arch = ti.cfg.arch
+    return next((name for name, known in ARCHS.items() if name != "cpu" and known == arch), "cpu")
+
+
+def runtime_token() -> object:
+    """What stands for the current `ti.init`; another one after `ti.reset` or a second `ti.init`.
+
+    Raises:
+        RuntimeError: Taichi is not initialised.
+    """
+    runtime = impl.get_runtime()
+    if runtime.prog is None:
+        raise RuntimeError("Taichi is not initialised: call taichi_spec.init() or ti.init() first")
+    return runtime
+
+
+def check_alive(token: object, what: str) -> None:
+    """Refuses to use an object whose Taichi memory is gone.
+
+    Raises:
+        RuntimeError: Taichi is not initialised, or was initialised anew after `token` was taken.
+    """
+    if runtime_token() is not token:
+        raise RuntimeError(f"{what} was made before ti.reset() or another ti.init(): its memory is gone, make it anew")
+
+
+def current_tape() -> Any:
+    """The `ti.ad.Tape` whose body is running, or None."""
+    return impl.get_runtime().target_tape
+
+
+def check_float64(name: str) -> None:
+    """Refuses float64 on a device that has none.
+
+    Raises:
+        ValueError: naming the argument and the device.
+    """
+    if not has_float64():
+        raise ValueError(
+            f"{name} has dtype float64, which this {arch_name()} device does not support; use float32 or arch='cpu'"
+        )
+
+
+def has_float64() -> bool:
+    """Whether the current device computes in float64."""
+    name = arch_name()
+    if name == "vulkan":
+        devices = vulkan_devices()
+        return all(device.float64 for device in devices if device.rank == devices[0].rank)
+    return name != "metal"
+
+
+class VulkanDevice(NamedTuple):
+    """A physical device as Vulkan lists it."""
+
+    name: str
+    kind: int
+    float64: bool
+
+    @property
+    def is_software(self) -> bool:
+        """A CPU that poses as a GPU, such as llvmpipe."""
+        return self.kind == 4  # VK_PHYSICAL_DEVICE_TYPE_CPU
+
+    @property
+    def rank(self) -> int:
+        """Taichi takes a discrete GPU before an integrated one, before any other."""
+        return {2: 0, 1: 1}.get(self.kind, 2)
+
+
+@cache
+def vulkan_devices() -> list[VulkanDevice]:
+    """The machine's Vulkan devices, the one that Taichi takes first. Taichi itself does not tell."""
+    library = ctypes.util.find_library("vulkan") or "libvulkan.so.1"
+    try:
+        vk = ctypes.CDLL(library)
+    except OSError:
+        return []
+    create_info = (ctypes.c_uint64 * 8)(1)  # VkInstanceCreateInfo: its type tag, everything else zero
+    instance = ctypes.c_void_p()
+    if vk.vkCreateInstance(create_info, None, ctypes.byref(instance)) != 0:
+        return []
+    count = ctypes.c_uint32()
+    vk.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), None)
+    handles = (ctypes.c_void_p * count.value)()
+    vk.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), handles)
+    devices = [_describe(vk, ctypes.c_void_p(handle)) for handle in handles]
+    vk.vkDestroyInstance(instance, None)
+    return sorted(devices, key=lambda device: device.rank)
+
+
+def _describe(vk: Any, handle: ctypes.c_void_p) -> VulkanDevice:
+    properties = (ctypes.c_uint32 * 512)()  # VkPhysicalDeviceProperties, 824 bytes: type at 16, name at 20
+    features = (ctypes.c_uint32 * 64)()  # VkPhysicalDeviceFeatures, 55 flags: shaderFloat64 is the 39th
+    vk.vkGetPhysicalDeviceProperties(handle, properties)
+    vk.vkGetPhysicalDeviceFeatures(handle, features)
+    name = bytes(properties)[20:276].split(b"\0")[0].decode(errors="replace")
+    return VulkanDevice(name, int(properties[4]), bool(features[39]))
