@@ -32,7 +32,7 @@ def distance_of(terms: tuple[BinTerm, ...], dtype: Any) -> Any:
     def distance(a, b, weights: ti.template()):
         phi, phi1, phi2 = ti.cast(0, dtype), ti.cast(0, dtype), ti.cast(0, dtype)
         for i in ti.static(range(len(terms))):
-            value, slope1, slope2 = terms[i].distance(a, b)
+            value, slope1, slope2 = terms[i].distance(a, b, dtype)
             phi += weights[i] * value
             phi1 += weights[i] * slope1
             phi2 += weights[i] * slope2

@@ -150,8 +150,8 @@ class _Evaluation:
         self.y, self.grad_y = None, None
         if target is None:
             self.y, self.grad_y = ti.ndarray(dtype, self.shape), ti.ndarray(dtype, self.shape)
-        self.total, self.upstream = ti.ndarray(dtype, self.shape[:1]), ti.ndarray(dtype, self.shape[:1])
-        self.upstream.fill(self.scale)
+        self.total = ti.ndarray(dtype, self.shape[:1])
+        self.upstream = upload(np.full(self.shape[0], self.scale), dtype)  # Ndarray.fill would round it to float32
 
     def run(self, x: NDArray[Any], y: Any, wrt: str) -> tuple[Any, ...]:
         """Values per item  # (B,), and the gradients that are asked for  # (B, T)"""

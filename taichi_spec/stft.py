@@ -152,12 +152,12 @@ class STFT:
 
     def frequencies(self, sample_rate: float) -> NDArray[np.float64]:
         """The bins' frequencies k · sample_rate / n_fft, in the unit of sample_rate.  # (K,)"""
-        return np.arange(self.n_bins) * (check_rate(sample_rate) / self.n_fft)
+        return np.arange(self.n_bins, dtype=np.float64) * (check_rate(sample_rate) / self.n_fft)
 
     def times(self, n_samples: int, sample_rate: float) -> NDArray[np.float64]:
         """The frames' centres, in seconds if sample_rate is in Hz.  # (F,)"""
-        starts = np.arange(self.n_frames(n_samples)) * self.hop_length - self.pad
-        return np.asarray((starts + self.n_fft // 2) / check_rate(sample_rate), dtype=np.float64)
+        centres = np.arange(self.n_frames(n_samples), dtype=np.float64) * self.hop_length - self.pad + self.n_fft // 2
+        return centres / check_rate(sample_rate)
 
 
 def _window_as_tuple(window: object) -> tuple[Any, ...]:

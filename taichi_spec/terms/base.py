@@ -31,15 +31,16 @@ class BinTerm(Term):
 
     A subclass gives one `ti.func`, which every engine inlines:
 
-        distance(self, a, b) -> value, ∂value/∂a, ∂value/∂b       a = |X[k, f]| ≥ 0, b = |Y[k, f]| ≥ 0
+        distance(self, a, b, real) -> value, ∂value/∂a, ∂value/∂b      a = |X[k, f]| ≥ 0, b = |Y[k, f]| ≥ 0
 
-    It is called with scalars of the signal's dtype; write constants as integers or as attributes, since a
-    Python float literal takes Taichi's `default_fp`, not the signal's dtype.
+    It is called with numbers of the signal's dtype, which is `real`, annotated `ti.template()`. A constant that is
+    not an integer is written `real(0.1)` or `real(self.eps)`: a bare Python float takes Taichi's `default_fp`, which
+    rounds it to float32 in a float64 loss.
     """
 
-    def distance(self, a: Any, b: Any) -> Any:
+    def distance(self, a: Any, b: Any, real: Any) -> Any:
         """value, ∂value/∂a, ∂value/∂b; a `ti.func` in every subclass."""
-        raise TypeError(f"{type(self).__name__} must define distance(self, a, b) as a ti.func")
+        raise TypeError(f"{type(self).__name__} must define distance(self, a, b, real) as a ti.func")
 
 
 def as_terms(terms: Term | Iterable[Term]) -> tuple[Term, ...]:

@@ -37,11 +37,11 @@ class Magnitude(BinTerm):
             raise ValueError(f"p must be 1 or 2, got {self.p!r}")
 
     @ti.func
-    def distance(self, a, b):
+    def distance(self, a, b, real: ti.template()):
         """|a − b|^p and its two slopes."""
         d = a - b
         value, slope = d * d, 2 * d
         if ti.static(self.p == 1):
             value = abs(d)
-            slope = ti.cast(d > 0, d.dtype) - ti.cast(d < 0, d.dtype)
+            slope = ti.cast(d > 0, real) - ti.cast(d < 0, real)
         return value, slope, -slope

@@ -1,0 +1,50 @@
+"""Which backends the tests run on: those that are there, or exactly those named with --arch."""
+
+import os
+
+os.environ.setdefault("TI_LOG_LEVEL", "error")
+
+import pytest
+import taichi as ti
+
+import taichi_spec as ts
+from taichi_spec import runtime
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--arch",
+        action="append",
+        choices=["cpu", "cuda", "vulkan", "metal"],
+        help="run on this backend, and fail if it is not there; may be repeated (default: every one that is there)",
+    )
+
+
+def pytest_generate_tests(metafunc):
+    if "arch" in metafunc.fixturenames:
+        named = metafunc.config.getoption("--arch")
+        there = [name for name in ("cpu", "cuda", "vulkan", "metal") if runtime._is_available(name)]
+        metafunc.parametrize("arch", named or there, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def arch(request):
+    """A running backend; pytest groups the tests by it, so that each is started once."""
+    ts.init(arch=request.param, log_level=ti.ERROR)
+    return request.param
+
+
+@pytest.fixture
+def cpu():
+    """The CPU, in a fresh state, for tests that need no other backend or that reset Taichi."""
+    ts.init(arch="cpu", log_level=ti.ERROR)
+    yield
+    ti.reset()
+
+
+@pytest.fixture
+def restarted(arch):
+    """The backend, started anew if an earlier test reset Taichi."""
+    if ti.lang.impl.get_runtime().prog is None or runtime.arch_name() != arch:
+        ts.init(arch=arch, log_level=ti.ERROR)
+    return arch

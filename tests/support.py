@@ -1,0 +1,79 @@
+"""What the tests share: random signals, errors relative to the whole, the grid of configurations."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import taichi as ti
+
+import taichi_spec as ts
+from taichi_spec import runtime
+
+# Relative to the norm of the whole result. float64: a sum of N terms loses about √N ulp, and 1e-12 leaves a factor
+# of 100 over N = 1024; float32 likewise, where a frame whose bin is nearly zero loses a little more.
+TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}
+
+
+def signals(seed, *shape, dtype=np.float64, count=2):
+    """`count` random signals of one shape."""
+    return np.random.default_rng(seed).standard_normal((count, *shape)).astype(dtype)
+
+
+def error(result, expected):
+    """‖result − expected‖ / ‖expected‖, in float64."""
+    result, expected = np.asarray(result, dtype=np.complex128), np.asarray(expected, dtype=np.complex128)
+    return np.linalg.norm(result - expected) / max(np.linalg.norm(expected), np.finfo(np.float64).tiny)
+
+
+def dtypes():
+    """The dtypes that the running backend is tested with: float64 wherever it computes on the CPU or on CUDA."""
+    return [np.float32] if runtime.arch_name() in ("vulkan", "metal") else [np.float64, np.float32]
+
+
+def field(values, needs_grad=True):
+    """A field with these values."""
+    array = np.asarray(values)
+    made = ti.field(ti.f64 if array.dtype == np.float64 else ti.f32, shape=array.shape, needs_grad=needs_grad)
+    made.from_numpy(array)
+    return made
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration of the grid."""
+
+    stft: ts.STFT
+    shape: tuple[int, ...]
+
+    def __str__(self):
+        s = self.stft
+        window = s.window if isinstance(s.window, str) else "array" if isinstance(s.window[0], float) else s.window[0]
+        edges = s.pad_mode if s.center else "none"
+        return f"{s.n_fft}-hop{s.hop_length}-win{s.win_length}-{window}-{edges}-{'x'.join(map(str, self.shape))}"
+
+
+SIZES = (2, 3, 7, 16, 63, 64, 97, 128, 1000, 1024)
+
+
+def grid(sizes=SIZES):
+    """Every n_fft with hops 1, below, equal to and above it, every edge, and lengths that end exactly at, one before
+    and one after a frame; windows, window lengths and batches take turns."""
+    turn = itertools.count()
+    for n_fft, hops, edge, extra in itertools.product(
+        sizes, ("one", "below", "equal", "above"), ("none", "reflect", "constant"), (-1, 0, 1)
+    ):
+        i = next(turn)
+        hop = {"one": 1, "below": max(1, n_fft // 3), "equal": n_fft, "above": n_fft + n_fft // 2 + 1}[hops]
+        win_length = (n_fft, max(1, n_fft // 2 + 1), n_fft, max(1, n_fft - 1))[i % 4]
+        array = tuple(np.random.default_rng(i).uniform(0.1, 1, win_length))
+        window = ("hann", "hamming", "blackman", "boxcar", ("kaiser", 8.6), array)[i % 6]
+        stft = ts.STFT(n_fft, hop, win_length, window, edge != "none", edge if edge != "none" else "reflect",
+                       (None, "window", None, "frame_length")[i // 7 % 4])  # fmt: skip
+        n_samples = max(n_fft + 3 * hop + extra - 2 * stft.pad, stft.pad + 2)
+        n_samples = max(n_samples, n_fft) if edge == "none" else n_samples
+        shape = ((n_samples,), (n_samples,), (2, n_samples), (1, n_samples), (3, n_samples))[i % 5]
+        yield Case(stft, shape)
+
+
+CASES = list(grid())
+assert len(set(map(str, CASES))) >= 200

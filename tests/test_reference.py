@@ -1,0 +1,78 @@
+"""The oracle itself: against SciPy, PyTorch, the explicit DFT matrix and finite differences."""
+
+import numpy as np
+import pytest
+import scipy.signal
+
+import taichi_spec as ts
+from support import CASES, error, signals
+
+
+def test_transform_is_the_formula():
+    stft = ts.STFT(n_fft=15, hop_length=4, window="hamming")
+    (x,) = signals(0, 64, count=1)
+    n, k = np.arange(15), np.arange(8)
+    dft = np.exp(-2j * np.pi * np.outer(k, n) / 15)  # (K, N)
+    expected = np.stack([dft @ (stft.window_table * x[4 * f : 4 * f + 15]) for f in range(stft.n_frames(64))], axis=1)
+    assert error(ts.reference.stft(x, stft), expected) < 1e-14
+
+
+@pytest.mark.parametrize("n_fft", [16, 63, 1024])
+def test_transform_is_scipys(n_fft):
+    stft = ts.STFT(n_fft=n_fft, window="blackman")
+    (x,) = signals(1, 4000, count=1)
+    short = scipy.signal.ShortTimeFFT(stft.window_table, stft.hop_length, fs=1.0, mfft=n_fft, phase_shift=None)
+    p0 = -(-(n_fft // 2) // stft.hop_length)  # the first slice that lies inside the signal
+    slices = short.stft(x, p0=0, p1=short.p_max(len(x)))
+    starts = (np.arange(slices.shape[1]) * stft.hop_length) - n_fft // 2
+    inside = (starts >= 0) & (starts + n_fft <= len(x))
+    offset = starts[inside][0]
+    assert p0 <= np.flatnonzero(inside)[0]
+    expected = ts.reference.stft(x[offset:], stft)
+    assert error(slices[:, inside], expected[:, : inside.sum()]) < 1e-12
+
+
+@pytest.mark.parametrize("case", CASES[::3], ids=str)
+def test_transform_is_torchs(case):
+    torch = pytest.importorskip("torch")
+    s = case.stft
+    x = signals(2, *case.shape, count=1)[0]
+    window = np.zeros(s.n_fft)
+    window[:] = s.window_table  # with its padding and normalisation, so that torch has nothing to add
+    expected = torch.stft(
+        torch.from_numpy(x), s.n_fft, s.hop_length, window=torch.from_numpy(window), center=s.center,
+        pad_mode=s.pad_mode, return_complex=True,
+    ).numpy()  # fmt: skip
+    result = ts.reference.stft(x, s)
+    assert result.shape == expected.shape
+    assert error(result, expected) < 1e-12
+
+
+def test_adjoint_dot():
+    for case in CASES[::7]:
+        (x,) = signals(3, *case.shape, count=1)
+        X = ts.reference.stft(x, case.stft)
+        re, im = signals(4, *X.shape)
+        G = re + 1j * im
+        left = np.sum((X.conj() * G).real)
+        right = np.sum(x * ts.reference.adjoint(G, x.shape[-1], case.stft))
+        assert abs(left - right) <= 1e-13 * np.linalg.norm(X) * np.linalg.norm(G), str(case)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_gradient_is_the_difference_quotient(p):
+    x, y, d = signals(5, 400, count=3)
+    stft, terms = ts.STFT(n_fft=32, center=True), (ts.Magnitude(p=p, weight=0.7),)
+    _, grad_x, grad_y = ts.reference.value_and_grad(x, y, stft, terms)
+
+    def value(a, b):
+        return ts.reference.value_and_grad(a, b, stft, terms)[0]
+
+    h = 1e-6
+    assert (value(x + h * d, y) - value(x - h * d, y)) / (2 * h) == pytest.approx(grad_x @ d, rel=1e-7)
+    assert (value(x, y + h * d) - value(x, y - h * d)) / (2 * h) == pytest.approx(grad_y @ d, rel=1e-7)
+
+
+def test_frame_counts_are_torchs_and_librosas():
+    assert ts.STFT(1024, 256, center=True).n_frames(16_000) == 63
+    assert ts.STFT(1024, 256).n_frames(16_000) == 59
