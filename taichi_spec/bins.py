@@ -12,6 +12,8 @@ import taichi as ti
 
 from taichi_spec.terms import BinTerm
 
+CHUNK = 128
+
 
 @ti.func
 def polar(re, im):
@@ -66,11 +68,14 @@ def bin_kernels(terms: tuple[BinTerm, ...], dtype: Any, fixed: bool) -> SimpleNa
         """total[b] += Σ_f Σ_k φ(|X|, |Y|) over a block of frames: bins in order, then frames in order."""
         for b, f in ti.ndrange(X.shape[0], count):
             frame = ti.cast(0, dtype)
-            for k in range(X.shape[2]):
-                a, _, _ = polar(X[b, f, k, 0], X[b, f, k, 1])
-                r, _, _ = target(Y, b, f, k, first)
-                phi, _, _ = distance(a, r, weights)
-                frame += phi
+            for chunk in range((X.shape[2] + CHUNK - 1) // CHUNK):  # a sum of sums rounds less than one long one
+                part = ti.cast(0, dtype)
+                for k in range(chunk * CHUNK, ti.min((chunk + 1) * CHUNK, X.shape[2])):
+                    a, _, _ = polar(X[b, f, k, 0], X[b, f, k, 1])
+                    r, _, _ = target(Y, b, f, k, first)
+                    phi, _, _ = distance(a, r, weights)
+                    part += phi
+                frame += part
             partial[b, f] = frame
         for b in range(X.shape[0]):
             block = ti.cast(0, dtype)

@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from taichi_spec.arrays import upload
 from taichi_spec.checks import check_choice
-from taichi_spec.direct import BlockTransform, DirectEngine, upload
+from taichi_spec.direct import DirectDFT
+from taichi_spec.fft.memory import MemoryDFT
+from taichi_spec.staged import BlockTransform, StagedEngine
 from taichi_spec.stft import STFT, check_integer
 from taichi_spec.strategies import WAYS_BACK, check_per_bin
 from taichi_spec.target import Target
 from taichi_spec.terms import BinTerm, Term, as_terms
 
-ENGINES = ("auto", "direct")
+ENGINES = ("auto", "direct", "fft")
 REDUCTIONS = ("sum", "mean", "none")
+DIRECT_BELOW = 32  # up to here the direct DFT is as fast as an FFT through memory
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Options:
         """The options, or an error that names the first wrong one."""
         if stft is not None and not isinstance(stft, STFT):
             raise TypeError(f"stft must be a taichi_spec.STFT, got {type(stft).__name__}")
+        if engine == "fft" and backward != "accumulate":
+            raise ValueError(f"backward must be 'accumulate' with engine='fft', got {backward!r}; use engine='direct'")
         return Options(
             stft=stft or STFT(),
             terms=_bin_terms(as_terms(terms)),
@@ -47,6 +53,13 @@ class Options:
             backward=check_choice("backward", backward, tuple(WAYS_BACK)),
             scratch_bytes=check_integer("scratch_bytes", scratch_bytes, 1),
         )
+
+    @property
+    def dft(self) -> Any:
+        """What transforms a frame; the plan's other ways back need the direct one."""
+        if self.engine == "auto" and self.backward != "accumulate":
+            return DirectDFT
+        return choose_dft(self.engine, self.stft.n_fft)
 
     def scale(self, batch: int, n_samples: int) -> float:
         """What the sum over bins and frames is multiplied by: "mean" is over bins, frames and items."""
@@ -64,7 +77,7 @@ def _bin_terms(terms: tuple[Term, ...]) -> tuple[BinTerm, ...]:
 
 def make_engine(
     options: Options, dtype: Any, is_field: bool, batch: int, n_samples: int, target: Target | None
-) -> DirectEngine:
+) -> StagedEngine:
     """The engine for signals of shape (batch, n_samples), `target` analysed if it is fixed.
 
     Raises:
@@ -77,8 +90,15 @@ def make_engine(
     if target is not None:
         target.check(options.stft, batch, n_samples)
         fixed = _analyse(target, options, dtype)
-    transform = BlockTransform(options.stft, dtype, is_field, batch, n_samples, 2, options.scratch_bytes)
-    return DirectEngine(transform, options.terms, fixed, WAYS_BACK[options.backward])
+    transform = BlockTransform(options.stft, dtype, is_field, batch, n_samples, 2, options.scratch_bytes, options.dft)
+    return StagedEngine(transform, options.terms, fixed, WAYS_BACK[options.backward])
+
+
+def choose_dft(engine: str, n_fft: int) -> Any:
+    """The class that transforms frames of n_fft samples."""
+    if engine == "direct" or (engine == "auto" and n_fft < DIRECT_BELOW):
+        return DirectDFT
+    return MemoryDFT
 
 
 def _analyse(target: Target, options: Options, dtype: Any) -> Any:
@@ -87,5 +107,5 @@ def _analyse(target: Target, options: Options, dtype: Any) -> Any:
         return upload(target.magnitudes(), dtype)
     signal = np.atleast_2d(target.array)
     batch, n_samples = signal.shape
-    transform = BlockTransform(options.stft, dtype, False, batch, n_samples, 1, options.scratch_bytes)
+    transform = BlockTransform(options.stft, dtype, False, batch, n_samples, 1, options.scratch_bytes, options.dft)
     return transform.magnitudes(upload(signal, dtype))

@@ -9,11 +9,12 @@ import numpy as np
 import taichi as ti
 from numpy.typing import ArrayLike, NDArray
 
+from taichi_spec.arrays import upload
 from taichi_spec.checks import MAX_TOTAL_SAMPLES, check_array, check_choice
-from taichi_spec.direct import BlockTransform, upload
-from taichi_spec.engines import Options, make_engine
+from taichi_spec.engines import Options, choose_dft, make_engine
 from taichi_spec.loss import SCRATCH_BYTES
 from taichi_spec.runtime import check_float64, runtime_token
+from taichi_spec.staged import BlockTransform
 from taichi_spec.stft import STFT
 from taichi_spec.target import Target
 from taichi_spec.terms import Magnitude
@@ -101,7 +102,9 @@ def stft(x: ArrayLike, *, check_finite: bool = True, **options: Any) -> NDArray[
     signal = _check_signal("x", x, check_finite)
     rows = signal.reshape(-1, signal.shape[-1])  # (B, T)
     dtype = _taichi_dtype(signal)
-    transform = BlockTransform(description, dtype, False, rows.shape[0], rows.shape[1], 1, SCRATCH_BYTES)
+    batch, n_samples = rows.shape
+    dft = choose_dft("auto", description.n_fft)
+    transform = BlockTransform(description, dtype, False, batch, n_samples, 1, SCRATCH_BYTES, dft)
     spectrum = transform.spectrum(upload(rows, dtype))  # (B, K, F)
     return spectrum.reshape(*signal.shape[:-1], *spectrum.shape[1:])
 

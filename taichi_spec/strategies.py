@@ -1,6 +1,6 @@
 """The seed plan's ways back, one signature: (engine, x, y, grad_x, grad_y, upstream) → None.
 
-Each adds upstream[b] · ∂L/∂x to grad_x and likewise for y, and agrees with `direct.accumulate`, the default:
+Each adds upstream[b] · ∂L/∂x to grad_x and likewise for y, and agrees with `staged.accumulate`, the default:
 
     accumulate   option A   scratch (F, N), in blocks: summed over bins before one write, then a gather
     per_bin      option B   scratch (F, N, K): every bin's contribution is written, the gather sums them
@@ -14,13 +14,15 @@ from typing import Any
 
 import taichi as ti
 
+from taichi_spec.arrays import MAX_ELEMENTS, itemsize
 from taichi_spec.bins import distance_of, polar
-from taichi_spec.direct import MAX_ELEMENTS, DirectEngine, accumulate, itemsize, turn
+from taichi_spec.direct import turn
 from taichi_spec.framing import IMAGES, Framing, add, annotation, load
+from taichi_spec.staged import StagedEngine, accumulate
 from taichi_spec.terms import BinTerm, unweighted
 
 
-def per_bin(engine: DirectEngine, x: Any, y: Any, grad_x: Any, grad_y: Any, upstream: Any) -> None:
+def per_bin(engine: StagedEngine, x: Any, y: Any, grad_x: Any, grad_y: Any, upstream: Any) -> None:
     """Every bin's contribution to every sample of every frame is written, then gathered (option B).
 
         scratch  c[f, n, k] = Re(G[k, f] e^(+2πi k n / N))      (F, N, K)
@@ -35,7 +37,7 @@ def per_bin(engine: DirectEngine, x: Any, y: Any, grad_x: Any, grad_y: Any, upst
     for first, count in engine.cotangents(x, y, upstream):
         for G, grad in ((engine.X, grad_x), (engine.Y, grad_y)):
             if grad is not None:
-                k.spread(G, engine.bin_scratch, t.roots, count)
+                k.spread(G, engine.bin_scratch, t.dft.roots, count)
                 k.fold_bins(engine.bin_scratch, t.window, grad, t.framing, first, count)
 
 
@@ -51,7 +53,7 @@ def check_per_bin(batch: int, n_frames: int, n_fft: int, dtype: Any, scratch_byt
         )
 
 
-def atomic(engine: DirectEngine, x: Any, y: Any, grad_x: Any, grad_y: Any, upstream: Any) -> None:
+def atomic(engine: StagedEngine, x: Any, y: Any, grad_x: Any, grad_y: Any, upstream: Any) -> None:
     """Each bin of each frame adds its contribution to the gradient atomically (option C).
 
         ∂x[s(f, n)] += w[n] Re(G[k, f] e^(+2πi k n / N)),  in parallel over k and f
@@ -63,10 +65,10 @@ def atomic(engine: DirectEngine, x: Any, y: Any, grad_x: Any, grad_y: Any, upstr
     for first, count in engine.cotangents(x, y, upstream):
         for G, grad in ((engine.X, grad_x), (engine.Y, grad_y)):
             if grad is not None:
-                k.scatter(G, grad, t.window, t.roots, t.framing, first, count)
+                k.scatter(G, grad, t.window, t.dft.roots, t.framing, first, count)
 
 
-def recompute(engine: DirectEngine, x: Any, y: Any, grad_x: Any, grad_y: Any, upstream: Any) -> None:
+def recompute(engine: StagedEngine, x: Any, y: Any, grad_x: Any, grad_y: Any, upstream: Any) -> None:
     """No scratch: each sample computes the DFT of each frame it lies in again (the plan's failed attempt).
 
         ∂x[s] += Σ_f w[n] Σ_k Re(G[k, f] e^(+2πi k n / N)),  n = s − f H + pad,  X[k, f] and G[k, f] on the spot
@@ -82,7 +84,7 @@ def recompute(engine: DirectEngine, x: Any, y: Any, grad_x: Any, grad_y: Any, up
     this error and measures it).
     """
     t, fixed = engine.transform, engine.fixed is not None
-    sizes = (t.window, t.roots, engine.weights, upstream, t.framing)
+    sizes = (t.window, t.dft.roots, engine.weights, upstream, t.framing)
     for own, other, grad, is_target in ((x, y, grad_x, False), (y, x, grad_y, True)):
         if grad is not None:
             kernel = recompute_kernel(t.is_field, t.dtype, unweighted(engine.terms), fixed, is_target)

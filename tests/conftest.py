@@ -36,15 +36,25 @@ def arch(request):
 
 @pytest.fixture
 def cpu():
-    """The CPU, in a fresh state, for tests that need no other backend or that reset Taichi."""
+    """The CPU, in a fresh state, for tests that make fields or reset Taichi."""
     ts.init(arch="cpu", log_level=ti.ERROR)
     yield
     ti.reset()
 
 
 @pytest.fixture
+def running_cpu():
+    """The CPU, as an earlier test left it, for tests on NumPy arrays: nothing is compiled again."""
+    _run_on("cpu")
+
+
+@pytest.fixture
 def restarted(arch):
     """The backend, started anew if an earlier test reset Taichi."""
+    _run_on(arch)
+    return arch
+
+
+def _run_on(arch):
     if ti.lang.impl.get_runtime().prog is None or runtime.arch_name() != arch:
         ts.init(arch=arch, log_level=ti.ERROR)
-    return arch

@@ -8,11 +8,12 @@ import taichi_spec as ts
 from support import field, signals
 
 
-@pytest.mark.parametrize("backward", ["accumulate", "per_bin", "recompute"])
+@pytest.mark.parametrize("engine,backward", [("fft", "accumulate"), ("direct", "accumulate"), ("direct", "per_bin"),
+                                             ("direct", "recompute")])  # fmt: skip
 @pytest.mark.parametrize("hop", [1, 4, 8])
-def test_three_runs(restarted, backward, hop):
+def test_three_runs(restarted, engine, backward, hop):
     x, y = signals(0, 2, 150, dtype=np.float32)
-    options = dict(wrt="both", n_fft=16, hop_length=hop, center=True, backward=backward)
+    options = dict(wrt="both", n_fft=16, hop_length=hop, center=True, engine=engine, backward=backward)
     value, grads = ts.value_and_grad(x, y, **options)
     for _ in range(2):
         again, again_grads = ts.value_and_grad(x.copy(), y.copy(), **options)

@@ -24,12 +24,13 @@ def contents(dtype):
     return {name: values.astype(dtype) for name, values in signals.items()}
 
 
+@pytest.mark.parametrize("engine", ["direct", "fft"])
 @pytest.mark.parametrize("stft", STFTS, ids=str)
-def test_no_nan_and_right(restarted, stft):
+def test_no_nan_and_right(restarted, stft, engine):
     for dtype in dtypes():
         made = contents(dtype)
         for x, y in itertools.product(made, made):
-            value, (grad_x, grad_y) = ts.value_and_grad(made[x], made[y], wrt="both", stft=stft)
+            value, (grad_x, grad_y) = ts.value_and_grad(made[x], made[y], wrt="both", stft=stft, engine=engine)
             expected, expected_x, expected_y = ts.reference.value_and_grad(made[x], made[y], stft)
             assert np.isfinite(grad_x).all(), (x, y)
             assert np.isfinite(grad_y).all(), (x, y)
@@ -71,7 +72,7 @@ def test_samples_that_no_frame_reads_have_no_gradient(restarted):
     assert grad[read].any()
 
 
-def test_float32_sums_over_many_frames(cpu):
+def test_float32_sums_over_many_frames(running_cpu):
     """A long signal's total keeps its accuracy: frames are summed before they are added."""
     x, y = signals(3, 100_000, dtype=np.float32)
     expected = ts.reference.value_and_grad(x, y, ts.STFT(16, 1))[0]
@@ -93,7 +94,7 @@ def test_touched_covers_what_a_block_reads():
                     assert read.max() < high
 
 
-def test_positions_do_not_overflow_at_the_longest_signal(cpu):
+def test_positions_do_not_overflow_at_the_longest_signal(running_cpu):
     """The index arithmetic of 2^30 samples, reflected, without the signal."""
     n_samples, stft = 2**30, ts.STFT(1024, 1, center=True)
     fr = framing(stft, n_samples)

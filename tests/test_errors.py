@@ -91,6 +91,7 @@ def test_sample_rate():
         (GOOD, GOOD, dict(reduction="avg"), ValueError, ("reduction", "avg")),
         (GOOD, GOOD, dict(engine="fast"), ValueError, ("engine", "fast")),
         (GOOD, GOOD, dict(backward="magic"), ValueError, ("backward", "magic")),
+        (GOOD, GOOD, dict(engine="fft", backward="atomic"), ValueError, ("backward", "atomic", "fft")),
         (GOOD, GOOD, dict(wrt="z"), ValueError, ("wrt", "z")),
         (GOOD, GOOD, dict(scratch_bytes=0), ValueError, ("scratch_bytes", "0")),
         (GOOD, GOOD, dict(scratch_bytes=1e6), TypeError, ("scratch_bytes",)),

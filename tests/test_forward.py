@@ -19,7 +19,7 @@ def test_stft_is_the_references(restarted, case):
 
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("n_fft", [63, 256, 1000])
-def test_stft_is_torchs(cpu, n_fft, center):
+def test_stft_is_torchs(running_cpu, n_fft, center):
     torch = pytest.importorskip("torch")
     (x,) = signals(1, 5000, count=1)
     window = torch.hann_window(n_fft, dtype=torch.float64)
@@ -36,7 +36,7 @@ def test_stft_works_in_blocks(restarted, monkeypatch):
     assert np.array_equal(ts.stft(x, n_fft=64), whole)
 
 
-def test_leading_dimensions(cpu):
+def test_leading_dimensions(running_cpu):
     x, y = signals(3, 2, 3, 500)
     values = ts.spectral_loss(x, y, n_fft=64, reduction="none")
     assert values.shape == (2, 3)
@@ -44,7 +44,7 @@ def test_leading_dimensions(cpu):
     assert ts.stft(x, n_fft=64).shape == (2, 3, 33, 28)
 
 
-def test_reductions(cpu):
+def test_reductions(running_cpu):
     x, y = signals(4, 3, 500)
     stft = ts.STFT(n_fft=64)
     items = ts.spectral_loss(x, y, stft=stft, reduction="none")
@@ -61,7 +61,7 @@ def test_identical_signals_are_at_distance_zero(restarted):
     assert not grad_y.any()
 
 
-def test_a_batch_is_its_items(cpu):
+def test_a_batch_is_its_items(running_cpu):
     x, y = signals(6, 3, 700)
     value, grad = ts.value_and_grad(x, y, n_fft=128, reduction="mean")
     singles = [ts.value_and_grad(a, b, n_fft=128, reduction="mean") for a, b in zip(x, y, strict=True)]

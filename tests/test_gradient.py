@@ -6,17 +6,21 @@ import taichi as ti
 
 import taichi_spec as ts
 from support import CASES, TOLERANCE, dtypes, error, signals
-from taichi_spec.direct import BlockTransform, upload
+from taichi_spec.arrays import upload
+from taichi_spec.direct import DirectDFT
+from taichi_spec.fft.memory import MemoryDFT
 from taichi_spec.framing import IMAGES, Framing, framing
+from taichi_spec.staged import BlockTransform
 
 WAYS_BACK = ("accumulate", "per_bin", "atomic", "recompute")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_value_and_gradients_are_the_references(restarted, case):
+@pytest.mark.parametrize("engine", ["direct", "fft"])
+def test_value_and_gradients_are_the_references(restarted, case, engine):
     for dtype in dtypes():
         x, y = signals(0, *case.shape, dtype=dtype)
-        value, (grad_x, grad_y) = ts.value_and_grad(x, y, wrt="both", stft=case.stft)
+        value, (grad_x, grad_y) = ts.value_and_grad(x, y, wrt="both", stft=case.stft, engine=engine)
         expected = ts.reference.value_and_grad(x, y, case.stft)
         assert value == pytest.approx(expected[0].sum(), rel=TOLERANCE[dtype])
         assert error(grad_x, expected[1]) < TOLERANCE[dtype]
@@ -31,10 +35,9 @@ SMALL = [case for case in CASES if case.stft.n_fft <= 64 and case.stft.n_frames(
 def test_every_way_back_is_the_same(restarted, case, backward):
     for dtype in dtypes():
         x, y = signals(1, *case.shape, dtype=dtype)
-        expected = ts.value_and_grad(x, y, wrt="both", stft=case.stft, terms=ts.Magnitude(weight=-2.5))
-        result = ts.value_and_grad(
-            x, y, wrt="both", stft=case.stft, terms=ts.Magnitude(weight=-2.5), backward=backward
-        )
+        options = dict(wrt="both", stft=case.stft, terms=ts.Magnitude(weight=-2.5), engine="direct")
+        expected = ts.value_and_grad(x, y, **options)
+        result = ts.value_and_grad(x, y, backward=backward, **options)
         assert result[0] == expected[0]
         assert error(result[1][0], expected[1][0]) < TOLERANCE[dtype]
         assert error(result[1][1], expected[1][1]) < TOLERANCE[dtype]
@@ -51,11 +54,11 @@ def test_fixed_magnitudes(restarted, backward):
         assert error(grad, expected) < TOLERANCE[dtype]
 
 
-def dot_test(stft, shape, dtype):
+def dot_test(stft, shape, dtype, dft):
     """⟨A x, G⟩ − ⟨x, Aᵀ G⟩, relative to the norms, for the kernels of transform and adjoint."""
     (x,) = signals(3, *shape, dtype=dtype, count=1)
     kind = ti.f64 if dtype == np.float64 else ti.f32
-    transform = BlockTransform(stft, kind, False, *shape, 1, 2**28)
+    transform = BlockTransform(stft, kind, False, *shape, 1, 2**28, dft)
     X, grad = transform.new_spectrum(), upload(np.zeros(shape), kind)
     transform.forward(upload(x, kind), X, 0, transform.n_frames)
     G = np.random.default_rng(4).standard_normal(X.shape).astype(dtype)
@@ -65,11 +68,12 @@ def dot_test(stft, shape, dtype):
     return abs(left - right) / (np.linalg.norm(spectrum) * np.linalg.norm(G))
 
 
-def test_dot(restarted):
+@pytest.mark.parametrize("dft", [DirectDFT, MemoryDFT])
+def test_dot(restarted, dft):
     for case in CASES[::3]:
         for dtype in dtypes():
             shape = case.shape if len(case.shape) == 2 else (1, *case.shape)
-            assert dot_test(case.stft, shape, dtype) < (1e-13 if dtype == np.float64 else 1e-6), str(case)
+            assert dot_test(case.stft, shape, dtype, dft) < (1e-13 if dtype == np.float64 else 1e-6), str(case)
 
 
 def directional(value, h):
@@ -77,12 +81,12 @@ def directional(value, h):
     return (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
 
 
-@pytest.mark.parametrize("backward", WAYS_BACK)
+@pytest.mark.parametrize("engine,backward", [("fft", "accumulate"), *(("direct", way) for way in WAYS_BACK)])
 @pytest.mark.parametrize("upstream", [1.0, -2.5, 0.0])
-def test_finite_differences(cpu, backward, upstream):
+def test_finite_differences(running_cpu, engine, backward, upstream):
     x, y, d = signals(5, 300, count=3)
     options = dict(stft=ts.STFT(n_fft=32, hop_length=7, center=True), terms=ts.Magnitude(weight=upstream))
-    _, (grad_x, grad_y) = ts.value_and_grad(x, y, wrt="both", backward=backward, **options)
+    _, (grad_x, grad_y) = ts.value_and_grad(x, y, wrt="both", engine=engine, backward=backward, **options)
     along_x = directional(lambda t: ts.spectral_loss(x + t * d, y, **options), 1e-4)
     along_y = directional(lambda t: ts.spectral_loss(x, y + t * d, **options), 1e-4)
     assert grad_x @ d == pytest.approx(along_x, rel=1e-7, abs=0)
@@ -92,7 +96,7 @@ def test_finite_differences(cpu, backward, upstream):
 @pytest.mark.parametrize("n_fft,n_samples,hop", [(64, 256, 1), (64, 256, 4), (64, 256, 16), (128, 256, 16),
                                                  (256, 256, 1), (64, 1024, 16)])  # fmt: skip
 @pytest.mark.parametrize("window", ["boxcar", "hann"])
-def test_dgens_gradient_magnitudes(cpu, n_fft, n_samples, hop, window):
+def test_dgens_gradient_magnitudes(running_cpu, n_fft, n_samples, hop, window):
     """Analytic over numeric derivative by the amplitude of a sine: 1 ± 1e-6 (DGen asks for ± 0.02)."""
     sine = np.sin(2 * np.pi * 200 / 2000 * np.arange(n_samples))
     options = dict(n_fft=n_fft, hop_length=hop, window=window)
@@ -111,7 +115,7 @@ def test_blocks_change_nothing_but_rounding(restarted):
         assert error(block_grad, grad) < 1e-6
 
 
-def test_recompute_at_the_mirrored_position_is_the_seeds_failure(cpu):
+def test_recompute_at_the_mirrored_position_is_the_seeds_failure(running_cpu):
     """Recomputation is exact; with the sample at n = N − 1 − n instead, the gradient is "incorrect, lower"."""
     x, y = signals(7, 400)
     stft = ts.STFT(n_fft=32, window="boxcar")
@@ -128,23 +132,23 @@ def test_recompute_at_the_mirrored_position_is_the_seeds_failure(cpu):
     assert error(recomputed, right) < 1e-12
 
 
-def test_framing_is_its_own_adjoint(cpu):
+def test_framing_is_its_own_adjoint(running_cpu):
     """`position` finds exactly the elements that `sample` reads, edges included."""
     for case in CASES[::5]:
         n_samples, stft = case.shape[-1], case.stft
         index, present = ts.reference.sources(n_samples, stft)
-        table = ti.field(ti.i32, shape=index.shape)
-        count = ti.field(ti.i32, shape=n_samples)
+        table, count = ti.ndarray(ti.i32, index.shape), ti.ndarray(ti.i32, n_samples)
+        count.fill(0)
         _read(table, count, framing(stft, n_samples))
         assert np.array_equal(table.to_numpy(), np.where(present, index, -1)), str(case)
         assert np.array_equal(count.to_numpy(), np.bincount(index[present], minlength=n_samples)), str(case)
 
 
 @ti.kernel
-def _read(table: ti.template(), count: ti.template(), fr: Framing):
-    for f, n in table:
+def _read(table: ti.types.ndarray(), count: ti.types.ndarray(), fr: Framing):
+    for f, n in ti.ndrange(fr.n_frames, fr.n_fft):
         table[f, n] = fr.sample(f, n)
-    for s in count:
+    for s in range(fr.n_samples):
         for image in range(IMAGES):
             q = fr.position(s, image)
             if q >= 0:

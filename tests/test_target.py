@@ -43,7 +43,7 @@ def test_it_is_analysed_once(cpu, monkeypatch):
     x, y = signals(4, 500)
     X = field(x)
     loss = ts.SpectralLoss(X, ts.Target.from_signal(y), STFT)
-    monkeypatch.setattr("taichi_spec.direct.BlockTransform.magnitudes", None)
+    monkeypatch.setattr("taichi_spec.staged.BlockTransform.magnitudes", None)
     for _ in range(2):
         with ti.ad.Tape(loss.value):
             loss.compute()

@@ -26,7 +26,7 @@ def test_magnitude(restarted, p, backward):
         assert error(grad_y, expected[2]) < tolerance
 
 
-def test_terms_add_up(cpu):
+def test_terms_add_up(running_cpu):
     x, y = signals(1, 300)
     terms = [ts.Magnitude(p=1, weight=2.0), ts.Magnitude(p=2, weight=-0.5)]
     value, grad = ts.value_and_grad(x, y, stft=STFT, terms=terms)
@@ -47,7 +47,7 @@ class Cauchy(ts.BinTerm):
         return d * d / s, 2 * d / s, -2 * d / s - d * d / (s * s)
 
 
-def test_a_users_own_term(cpu):
+def test_a_users_own_term(running_cpu):
     x, y, d = signals(2, 300, count=3)
     options = dict(stft=STFT, terms=[Cauchy(width=0.3), ts.Magnitude()])
     _, (grad_x, grad_y) = ts.value_and_grad(x, y, wrt="both", **options)
@@ -58,7 +58,7 @@ def test_a_users_own_term(cpu):
     assert grad_y @ d == pytest.approx(along_y, rel=1e-7)
 
 
-def test_a_new_weight_compiles_nothing(cpu):
+def test_a_new_weight_compiles_nothing(running_cpu):
     from taichi_spec import bins
 
     x, y = signals(3, 300)

@@ -1,0 +1,1 @@
+"""The fast Fourier transform: butterflies, plans, and the engines built on them."""

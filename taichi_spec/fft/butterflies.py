@@ -1,0 +1,166 @@
+"""Small DFTs, written once for both engines: a value is a scalar (a GPU thread) or a lane vector (a CPU core).
+
+A butterfly works in place on two Python lists of Taichi values, `re` and `im`, which live in registers:
+
+    re = [source[...] for q in ti.static(range(8))]
+    im = [source[...] for q in ti.static(range(8))]
+    dft(re, im, 8, 0, 1)
+
+Element q of the transform sits at index first + q * step, before and after: inputs and outputs are both in natural
+order. The transform is forward, sum_q v[q] e^(-2 pi i k q / r), unnormalised. There is no inverse: swap `re` and `im`
+in the call (or in the data) and the same code is the inverse.
+"""
+
+import math
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+import taichi as ti
+
+RADICES = (2, 3, 4, 5, 7, 8, 16)
+
+
+def split(value: float) -> tuple[float, float, float]:
+    """Three float32 numbers whose sum is `value` to float64 precision.
+
+    Taichi reads a Python float as `default_fp`, which the user chose: float32 would spoil a float64 constant.
+    """
+    parts = []
+    for _ in range(3):
+        parts.append(float(np.float32(value)))
+        value -= parts[-1]
+    high, middle, low = parts
+    return high, middle, low
+
+
+@cache
+def butterflies(dtype) -> SimpleNamespace:
+    """The Taichi functions for one dtype: `dft(re, im, radix, first, step)`, `rotate` and `constant`."""
+
+    @ti.func
+    def constant(value: ti.template()):
+        high, middle, low = ti.static(split(value))
+        return ti.cast(high, dtype) + (ti.cast(middle, dtype) + ti.cast(low, dtype))
+
+    @ti.func
+    def rotate(re: ti.template(), im: ti.template(), q: ti.template(), cosine, sine):
+        """Multiply element q by cosine + i sine."""
+        real = re[q] * cosine - im[q] * sine
+        im[q] = re[q] * sine + im[q] * cosine
+        re[q] = real
+
+    @ti.func
+    def add_subtract(re: ti.template(), im: ti.template(), a: ti.template(), b: ti.template()):
+        """(a, b) becomes (a + b, a - b): the DFT of two."""
+        real, imag = re[a] - re[b], im[a] - im[b]
+        re[a], im[a] = re[a] + re[b], im[a] + im[b]
+        re[b], im[b] = real, imag
+
+    @ti.func
+    def swap(re: ti.template(), im: ti.template(), a: ti.template(), b: ti.template()):
+        re[a], re[b] = re[b], re[a]
+        im[a], im[b] = im[b], im[a]
+
+    @ti.func
+    def minus_i(re: ti.template(), im: ti.template(), q: ti.template()):
+        """Multiply element q by -i."""
+        re[q], im[q] = im[q], -re[q]
+
+    @ti.func
+    def dft4(re: ti.template(), im: ti.template(), first: ti.template(), step: ti.template()):
+        a, b, c, d = ti.static(first, first + step, first + 2 * step, first + 3 * step)
+        add_subtract(re, im, a, c)
+        add_subtract(re, im, b, d)
+        minus_i(re, im, d)
+        add_subtract(re, im, a, b)
+        add_subtract(re, im, c, d)
+        swap(re, im, b, c)
+
+    @ti.func
+    def dft8(re: ti.template(), im: ti.template(), first: ti.template(), step: ti.template()):
+        # Even elements and odd elements each by a DFT of four, then bins k and k + 4 from even k and odd k turned.
+        dft4(re, im, first, ti.static(2 * step))
+        dft4(re, im, ti.static(first + step), ti.static(2 * step))
+        half = constant(ti.static(math.sqrt(0.5)))
+        b, c, d = ti.static(first + 3 * step, first + 5 * step, first + 7 * step)  # odd bins 1, 2, 3
+        re[b], im[b] = (im[b] + re[b]) * half, (im[b] - re[b]) * half
+        minus_i(re, im, c)
+        re[d], im[d] = (im[d] - re[d]) * half, -(re[d] + im[d]) * half
+        for k in ti.static(range(4)):
+            add_subtract(re, im, ti.static(first + 2 * k * step), ti.static(first + (2 * k + 1) * step))
+        reorder(re, im, first, step, (0, 2, 4, 6, 1, 3, 5, 7))
+
+    @ti.func
+    def reorder(re: ti.template(), im: ti.template(), first: ti.template(), step: ti.template(), order: ti.template()):
+        """Element q becomes what element order[q] was: names change, nothing is computed."""
+        old_re = [re[first + p * step] for p in ti.static(order)]
+        old_im = [im[first + p * step] for p in ti.static(order)]
+        for q in ti.static(range(len(order))):
+            re[first + q * step] = old_re[q]
+            im[first + q * step] = old_im[q]
+
+    @ti.func
+    def dft16(re: ti.template(), im: ti.template(), first: ti.template(), step: ti.template()):
+        # 16 = 4 x 4: element 4 p + q; DFTs over p, turn bin k of column q by e^(-2 pi i k q / 16), DFTs over q.
+        for q in ti.static(range(4)):
+            dft4(re, im, ti.static(first + q * step), ti.static(4 * step))
+        for k, q in ti.static(ti.ndrange((1, 4), (1, 4))):
+            angle = ti.static(-math.pi * k * q / 8)
+            rotate(
+                re,
+                im,
+                ti.static(first + (4 * k + q) * step),
+                constant(ti.static(math.cos(angle))),
+                constant(ti.static(math.sin(angle))),
+            )
+        for k in ti.static(range(4)):
+            dft4(re, im, ti.static(first + 4 * k * step), step)
+        reorder(re, im, first, step, ti.static([4 * (k % 4) + k // 4 for k in range(16)]))
+
+    @ti.func
+    def dft_odd(re: ti.template(), im: ti.template(), r: ti.template(), first: ti.template(), step: ti.template()):
+        # With s[j] = v[j] + v[r-j] and d[j] = v[j] - v[r-j], and sums over j = 1 .. (r-1)/2,
+        # bins k and r - k are  (v[0] + sum cos(2 pi j k / r) s[j])  -+  i (sum sin(2 pi j k / r) d[j]).
+        half = ti.static(range(1, (r + 1) // 2))
+        for j in ti.static(half):
+            add_subtract(re, im, ti.static(first + j * step), ti.static(first + (r - j) * step))
+        s_re = [re[first + j * step] for j in ti.static(half)]
+        s_im = [im[first + j * step] for j in ti.static(half)]
+        d_re = [re[first + (r - j) * step] for j in ti.static(half)]
+        d_im = [im[first + (r - j) * step] for j in ti.static(half)]
+        zero_re, zero_im = re[first], im[first]
+        for j in ti.static(half):
+            re[first] += s_re[j - 1]
+            im[first] += s_im[j - 1]
+        for k in ti.static(half):
+            a_re, a_im = zero_re, zero_im
+            sine = constant(ti.static(math.sin(2 * math.pi * k / r)))
+            b_re, b_im = sine * d_re[0], sine * d_im[0]
+            for j in ti.static(half):
+                cosine = constant(ti.static(math.cos(2 * math.pi * (j * k % r) / r)))
+                a_re += cosine * s_re[j - 1]
+                a_im += cosine * s_im[j - 1]
+            for j in ti.static(half[1:]):
+                sine = constant(ti.static(math.sin(2 * math.pi * (j * k % r) / r)))
+                b_re += sine * d_re[j - 1]
+                b_im += sine * d_im[j - 1]
+            low, high = ti.static(first + k * step, first + (r - k) * step)
+            re[low], im[low] = a_re + b_im, a_im - b_re
+            re[high], im[high] = a_re - b_im, a_im + b_re
+
+    @ti.func
+    def dft(re: ti.template(), im: ti.template(), r: ti.template(), first: ti.template(), step: ti.template()):
+        """The DFT of r elements, r one of RADICES."""
+        if ti.static(r == 2):
+            add_subtract(re, im, first, ti.static(first + step))
+        elif ti.static(r == 4):
+            dft4(re, im, first, step)
+        elif ti.static(r == 8):
+            dft8(re, im, first, step)
+        elif ti.static(r == 16):
+            dft16(re, im, first, step)
+        else:
+            dft_odd(re, im, r, first, step)
+
+    return SimpleNamespace(dft=dft, rotate=rotate, constant=constant)
