@@ -89,6 +89,15 @@ def test_match_spectrum_of_a_recording(tmp_path):
     assert line == "target: tone.wav: 44100 Hz, 2 channels, int32, 1.36 s; mixed down to mono; resampled to 16000 Hz"
 
 
+@pytest.mark.parametrize("name", ["match_spectrum", "last_bin_bug"])
+def test_a_constant_is_a_recording(demo, cpu, tmp_path, capsys, name):
+    """It has no variance, but a level."""
+    wavfile.write(tmp_path / "constant.wav", 8000, np.full(600, 0.3))
+    demo(name).main(["--steps", "1", "--arch", "cpu", "--out", str(tmp_path), "--wav", str(tmp_path / "constant.wav")])
+    assert (tmp_path / f"{name}.png").exists()
+    assert "nan" not in capsys.readouterr().out
+
+
 def test_last_bin_bug(tmp_path):
     result = run_demo("last_bin_bug", "--steps", 20, "--arch", "cpu", "--out", tmp_path)
     assert result.returncode == 0, result.stderr
@@ -200,6 +209,7 @@ BAD_RECORDINGS = {
     "unknown format": (lambda path: patch(path, 20, b"\x07\x00"), "MULAW"),
     "no samples": (lambda path: wavfile.write(path, 8000, np.zeros(0, np.int16)), "holds no samples"),
     "silence": (lambda path: wavfile.write(path, 8000, np.zeros(9000, np.int16)), "is silent"),
+    "silent frames": (lambda path: wavfile.write(path, 8000, np.repeat([0.0, 1.0], [640, 1])), "is silent"),
     "NaN": (lambda path: wavfile.write(path, 8000, np.full(9000, np.nan, np.float32)), "holds NaN or Inf"),
     "too short": (lambda path: wavfile.write(path, 8000, tone(100)), "100 samples at 8000 Hz, and at least"),
     "rate 0": (lambda path: wavfile.write(path, 0, tone()), "a sample rate of 0 Hz"),

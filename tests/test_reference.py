@@ -48,6 +48,15 @@ def test_transform_is_torchs(case):
     assert error(result, expected) < 1e-12
 
 
+@pytest.mark.parametrize("n_fft,win_length", [(16, 9), (16, 10), (15, 8), (15, 9)])
+def test_a_shorter_window_sits_where_torch_puts_it(n_fft, win_length):
+    torch = pytest.importorskip("torch")
+    (x,) = signals(6, 200, count=1)
+    window = torch.from_numpy(scipy.signal.get_window("blackman", win_length))
+    expected = torch.stft(torch.from_numpy(x), n_fft, 5, win_length, window, center=False, return_complex=True).numpy()
+    assert error(ts.reference.stft(x, ts.STFT(n_fft, 5, win_length, "blackman")), expected) < 1e-12
+
+
 def test_adjoint_dot():
     for case in CASES[::7]:
         (x,) = signals(3, *case.shape, count=1)

@@ -1,0 +1,187 @@
+"""What the library is measured against: the same loss in PyTorch and JAX, bare transforms, a copy of the same bytes.
+
+A peer is a class with `name`, `kinds` (what it can do) and `prepare(kind, n_fft, x, y)`, which returns a function to time:
+it runs once, synchronises, and returns nothing.
+
+    both    value, and the gradients of both signals
+    fixed   value against a target whose magnitudes are known, and the gradient of x
+    value   value alone
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Run = Callable[[], None]
+
+
+def version(package: str) -> str:
+    """The installed version of a package."""
+    return importlib.metadata.version(package)
+
+
+class Torch:
+    """`torch.stft`, `abs`, autograd; eager, as everybody writes it."""
+
+    name = "torch"
+    kinds = ("both", "fixed", "value")
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self.torch, self.device = torch, device
+        self.version = f"torch {version('torch')}"
+
+    def synchronise(self) -> None:
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
+
+    def spectrum(self, x: Any, n_fft: int, window: Any) -> Any:
+        return self.torch.stft(x, n_fft, n_fft // 4, window=window, center=False, return_complex=True)
+
+    def upload(self, values: np.ndarray, needs_grad: bool) -> Any:
+        return self.torch.from_numpy(values).to(self.device).requires_grad_(needs_grad)
+
+    def loss(self, X: Any, magnitudes: Any) -> Any:
+        return ((X.abs() - magnitudes) ** 2).sum()
+
+    def prepare(self, kind: str, n_fft: int, x: np.ndarray, y: np.ndarray) -> Run:
+        window = self.torch.hann_window(n_fft, device=self.device)
+        X, Y = self.upload(x, kind != "value"), self.upload(y, kind == "both")
+        fixed = self.spectrum(Y, n_fft, window).abs().detach() if kind == "fixed" else None
+
+        def run() -> None:
+            X.grad = Y.grad = None
+            magnitudes = fixed if fixed is not None else self.spectrum(Y, n_fft, window).abs()
+            loss = self.loss(self.spectrum(X, n_fft, window), magnitudes)
+            if kind != "value":
+                loss.backward()
+            self.synchronise()
+
+        return run
+
+    def gradient(self, n_fft: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """∂L/∂x, for its accuracy."""
+        window = self.torch.hann_window(n_fft, device=self.device)
+        X, Y = self.upload(x, True), self.upload(y, False)
+        self.loss(self.spectrum(X, n_fft, window), self.spectrum(Y, n_fft, window).abs()).backward()
+        return np.asarray(X.grad.cpu().numpy())
+
+    def peak_memory(self, run: Run, base: int) -> float | None:
+        """Bytes at the peak of a run beyond `base`, on CUDA."""
+        if self.device != "cuda":
+            return None
+        self.torch.cuda.reset_peak_memory_stats()
+        run()
+        return float(self.torch.cuda.max_memory_allocated() - base)
+
+
+class BareTransforms(Torch):
+    """Four real transforms of the same frames and nothing else: both signals forward, and as many again for the way
+    back. No loss, no gradient: less than any peer can do."""
+
+    name = "4 bare FFTs"
+    kinds = ("both",)
+
+    def prepare(self, kind: str, n_fft: int, x: np.ndarray, y: np.ndarray) -> Run:
+        window = self.torch.hann_window(n_fft, device=self.device)
+        X, Y = self.upload(x, False), self.upload(y, False)
+
+        def run() -> None:
+            for signal in (X, Y, X, Y):
+                self.spectrum(signal, n_fft, window)
+            self.synchronise()
+
+        return run
+
+
+class Copy(Torch):
+    """The memory-copy floor: two signals read, two gradients written (one of each for `fixed`)."""
+
+    name = "copy floor"
+    kinds = ("both", "fixed")
+
+    def prepare(self, kind: str, n_fft: int, x: np.ndarray, y: np.ndarray) -> Run:
+        signals = [self.upload(x, False)] + ([self.upload(y, False)] if kind == "both" else [])
+        gradients = [self.torch.empty_like(signal) for signal in signals]
+
+        def run() -> None:
+            for signal, gradient in zip(signals, gradients, strict=True):
+                gradient.copy_(signal)
+            self.synchronise()
+
+        return run
+
+
+class Auraloss(Torch):
+    """auraloss's form of the magnitude: clamped power, square root; its default multi-resolution loss is this, with
+    spectral convergence and a log, at three sizes."""
+
+    name = "auraloss's form"
+    kinds = ("fixed",)
+
+    def prepare(self, kind: str, n_fft: int, x: np.ndarray, y: np.ndarray) -> Run:
+        torch = self.torch
+        window = torch.hann_window(n_fft, device=self.device)
+        X, Y = self.upload(x, True), self.upload(y, False)
+
+        def magnitude(signal: Any) -> Any:
+            spectrum = self.spectrum(signal, n_fft, window)
+            return torch.sqrt(torch.clamp(spectrum.real**2 + spectrum.imag**2, min=1e-8))
+
+        def run() -> None:
+            X.grad = None
+            a, b = magnitude(X), magnitude(Y)
+            convergence = torch.norm(b - a) / torch.norm(b)
+            (convergence + torch.nn.functional.l1_loss(a.log(), b.log())).backward()
+            self.synchronise()
+
+        return run
+
+
+class Jax:
+    """`jit(value_and_grad)` of a frame gather, `rfft`, `abs`."""
+
+    name = "jax"
+    kinds = ("both", "fixed", "value")
+
+    def __init__(self, device: str) -> None:
+        import jax
+
+        self.jax = jax
+        self.version = f"jax {version('jax')}"
+        self.device = jax.devices("gpu" if device == "cuda" else "cpu")[0]
+
+    def prepare(self, kind: str, n_fft: int, x: np.ndarray, y: np.ndarray) -> Run:
+        jax, jnp = self.jax, self.jax.numpy
+        hop = n_fft // 4
+        n_frames = 1 + (len(x) - n_fft) // hop
+        n = np.arange(n_fft)
+        window = jnp.asarray(0.5 - 0.5 * np.cos(2 * np.pi * n / n_fft), dtype=jnp.float32)
+
+        def magnitude(signal: Any) -> Any:
+            # Frames as stacked slices of the hop: no gather indices, which JAX would scatter on the way back.
+            rows = signal[: (n_frames + 3) * hop].reshape(-1, hop)
+            frames = jnp.concatenate([rows[i : i + n_frames] for i in range(4)], axis=1)
+            return jnp.abs(jnp.fft.rfft(frames * window))
+
+        def loss(signal: Any, other: Any) -> Any:
+            b = other if kind == "fixed" else magnitude(other)
+            return jnp.sum((magnitude(signal) - b) ** 2)
+
+        X, Y = (jax.device_put(v, self.device) for v in (x, y))
+        Y = jax.jit(magnitude)(Y) if kind == "fixed" else Y
+        wrt = {"both": (0, 1), "fixed": 0}.get(kind)
+        function = jax.jit(loss if wrt is None else jax.value_and_grad(loss, argnums=wrt))
+
+        def run() -> None:
+            jax.block_until_ready(function(X, Y))
+
+        return run
+
+
+PEERS: dict[str, list[type]] = {"torch": [Torch], "jax": [Jax], "auraloss": [Auraloss], "fft": [BareTransforms, Copy]}
