@@ -154,22 +154,19 @@ class _Evaluation:
         if target is None:
             self.y, self.grad_y = ti.ndarray(dtype, self.shape), ti.ndarray(dtype, self.shape)
         self.total = ti.ndarray(dtype, self.shape[:1])
-        self.upstream = upload(np.full(self.shape[0], self.scale), dtype)  # Ndarray.fill would round it to float32
 
     def run(self, x: NDArray[Any], y: Any, wrt: str) -> tuple[Any, ...]:
         """Values per item  # (B,), and the gradients that are asked for  # (B, T)"""
         self.x.from_numpy(np.ascontiguousarray(x).reshape(self.shape))
         if self.y is not None:
             self.y.from_numpy(np.ascontiguousarray(y).reshape(self.shape))
-        self.engine.forward(self.x, self.y, self.total)
         grad_x = self.grad_x if wrt in ("x", "both") else None
         grad_y = self.grad_y if wrt in ("y", "both") else None
-        if wrt != "none":
-            for grad in filter(None, (grad_x, grad_y)):
-                grad.fill(0)
-            self.engine.backward(self.x, self.y, grad_x, grad_y, self.upstream)
-        values = self.scale * self.total.to_numpy()
-        return values, *(None if grad is None else grad.to_numpy() for grad in (grad_x, grad_y))
+        if wrt == "none":
+            self.engine.forward(self.x, self.y, self.total, keep=False)
+        else:
+            self.engine.value_and_grad(self.x, self.y, self.total, grad_x, grad_y)
+        return tuple(None if a is None else self.scale * a.to_numpy() for a in (self.total, grad_x, grad_y))
 
 
 _recent: OrderedDict[tuple[Any, ...], _Evaluation] = OrderedDict()  # so that a loop builds its tables once

@@ -101,7 +101,7 @@ class SpectralLoss:
         tape = current_tape()
         if tape is not None:
             self._check_gradients()
-        _compute(self, self._starts_from_zero(tape))
+        _compute(self, self._starts_from_zero(tape), tape is not None)
 
     def _starts_from_zero(self, tape: Any) -> bool:
         """Whether this compute replaces what is in `value`, rather than adding to it.
@@ -112,9 +112,9 @@ class SpectralLoss:
         self._seen_tape = tape
         return self._owns_value and first
 
-    def _forward(self, from_zero: bool) -> None:
+    def _forward(self, from_zero: bool, keep: bool) -> None:
         y = None if isinstance(self.target, Target) else self.target
-        self._engine.forward(self.x, y, self._total)
+        self._engine.forward(self.x, y, self._total, keep)
         self._kernels.deliver(self._total, self.value, self._scale, from_zero)
 
     def _backward(self) -> None:
@@ -154,12 +154,12 @@ class SpectralLoss:
 
 
 @ti.ad.grad_replaced
-def _compute(loss: SpectralLoss, from_zero: bool) -> None:
-    loss._forward(from_zero)
+def _compute(loss: SpectralLoss, from_zero: bool, keep: bool) -> None:
+    loss._forward(from_zero, keep)
 
 
 @ti.ad.grad_for(_compute)
-def _compute_grad(loss: SpectralLoss, from_zero: bool) -> None:
+def _compute_grad(loss: SpectralLoss, from_zero: bool, keep: bool) -> None:
     loss._backward()
 
 

@@ -47,6 +47,7 @@ def init(arch: str = "auto", **options: Any) -> str:
 
 
 def _is_available(name: str) -> bool:
+    ti.set_logging_level(ti.ERROR)  # a backend that is not there is no news; ti.init sets the level again
     return name == "cpu" or is_arch_supported(ARCHS[name])
 
 

@@ -110,10 +110,11 @@ class StagedEngine:
         self.X = transform.new_spectrum()
         self.Y = transform.new_spectrum() if fixed is None else fixed
         self.partial = ti.ndarray(dtype, (transform.batch, transform.block))
+        self.ones = upload(np.ones(transform.batch), dtype)  # (B,)
         self.bin_scratch: Any = None  # (B, F, N, K), made by strategies.per_bin at its first call
 
-    def forward(self, x: Any, y: Any, total: Any) -> None:
-        """total[b] ← Σ_f Σ_k φ(|X|, |Y|); y is None where the target is fixed."""
+    def forward(self, x: Any, y: Any, total: Any, keep: bool) -> None:
+        """total[b] ← Σ_f Σ_k φ(|X|, |Y|); y is None where the target is fixed. `keep` changes nothing here."""
         total.fill(0)
         for first, count in self.transform.blocks():
             self._spectra(x, y, first, count)
@@ -122,6 +123,14 @@ class StagedEngine:
     def backward(self, x: Any, y: Any, grad_x: Any, grad_y: Any, upstream: Any) -> None:
         """grad_x += upstream[b] ∂L/∂x, and grad_y likewise; either may be None."""
         self.way_back(self, x, y, grad_x, grad_y, upstream)
+
+    def value_and_grad(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
+        """total as in `forward`, and the gradients of Σ_b total[b], which replace what is in grad_x and grad_y."""
+        self.forward(x, y, total, keep=True)
+        for grad in (grad_x, grad_y):
+            if grad is not None:
+                grad.fill(0)
+        self.backward(x, y, grad_x, grad_y, self.ones)
 
     def cotangents(self, x: Any, y: Any, upstream: Any) -> Iterator[tuple[int, int]]:
         """For each block, once self.X and self.Y hold the cotangents G of its frames."""
