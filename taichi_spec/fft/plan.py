@@ -5,9 +5,9 @@ Everything here is NumPy in float64; an engine rounds a table to its own dtype o
 An in-place transform by decimation in frequency runs through the factors r1, r2, ... of n from left to right. Pass p
 sees blocks of r_p * span_p elements, span_p = n / (r1 ... r_p). In each block it takes, for j = 0 .. span - 1, the
 elements j, j + span, j + 2 span, ..., replaces them by their DFT of r_p, and turns element q by the twiddle
-e^(-2 pi i j q / (r_p span_p)). Bins come out in digit-reversed order (`positions`). Decimation in time is the transpose:
-the passes from right to left, the turn before the DFT; it takes the digit-reversed order and gives the natural one.
-So forward, per-bin work, and back needs no reordering.
+e^(-2 pi i j q / (r_p span_p)). Bins come out in digit-reversed order (`positions`). Decimation in time is the
+transpose: the passes from right to left, the turn before the DFT; it takes the digit-reversed order and gives the
+natural one. So forward, per-bin work, and back needs no reordering.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ def smooth_size(least: int) -> int:
 
 
 def factorise(n: int, largest: int = 8) -> tuple[int, ...]:
-    """The radices of a smooth n, the largest first: the twos in as few factors <= largest (a power of two) as can be."""
+    """The radices of a smooth n, the largest first: the twos in as few factors <= largest as can be."""
     odd = [p for p in prime_factors(n) if p != 2]
     twos = (n // prod(odd)).bit_length() - 1  # n = 2^twos * odd
     width = largest.bit_length() - 1
@@ -79,7 +79,7 @@ class Plan:
 
     @cached_property
     def twiddles(self) -> np.ndarray:
-        """e^(-2 pi i j q / (r span)) for each pass, each j < span, each q = 1 .. r-1, as (cosine, sine): (n - 1, 2)."""
+        """e^(-2 pi i j q / (r span)) for each pass, each j < span, q = 1 .. r-1, as (cosine, sine): (n - 1, 2)."""
         tables = []
         for r, span in zip(self.radices, self.spans):
             turns = np.outer(np.arange(span), np.arange(1, r)).ravel()
@@ -89,8 +89,8 @@ class Plan:
     def schedule(self, block: int) -> np.ndarray:
         """The passes of decimation in frequency, depth first: once a part has <= block elements it is finished alone.
 
-        A row is (radix, span, offset of its twiddles, first element, number of butterfly groups): (rows, 5). A part that
-        fits a cache stays there for all its passes. Decimation in time takes the rows from the last to the first.
+        A row is (radix, span, offset of its twiddles, first element, number of butterfly groups): (rows, 5). A part
+        that fits a cache stays there for all its passes. Decimation in time takes the rows from the last to the first.
         """
         rows = []
 

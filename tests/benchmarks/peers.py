@@ -1,7 +1,7 @@
 """What the library is measured against: the same loss in PyTorch and JAX, bare transforms, a copy of the same bytes.
 
-A peer is a class with `name`, `kinds` (what it can do) and `prepare(kind, n_fft, x, y)`, which returns a function to time:
-it runs once, synchronises, and returns nothing.
+A peer is a class with `name`, `kinds` (what it can do) and `prepare(kind, n_fft, x, y)`, which returns a function to
+time: it runs once, synchronises, and returns nothing.
 
     both    value, and the gradients of both signals
     fixed   value against a target whose magnitudes are known, and the gradient of x
