@@ -4,6 +4,7 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.signal
 import taichi as ti
 
 import taichi_spec as ts
@@ -28,6 +29,15 @@ def error(result, expected):
 def dtypes():
     """The dtypes that the running backend is tested with: float64 wherever it computes on the CPU or on CUDA."""
     return [np.float32] if runtime.arch_name() in ("vulkan", "metal") else [np.float64, np.float32]
+
+
+def scipys_stft(x, stft):
+    """The slices of `scipy.signal.ShortTimeFFT` that lie inside the signal, and where the first of them starts."""
+    short = scipy.signal.ShortTimeFFT(stft.window_table, stft.hop_length, fs=1.0, mfft=stft.n_fft, phase_shift=None)
+    slices = short.stft(x, p0=0, p1=short.p_max(len(x)))
+    starts = np.arange(slices.shape[1]) * stft.hop_length - stft.n_fft // 2
+    inside = (starts >= 0) & (starts + stft.n_fft <= len(x))
+    return slices[:, inside], starts[inside][0]
 
 
 def field(values, needs_grad=True):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import taichi_spec as ts
-from support import CASES, TOLERANCE, dtypes, error, signals
+from support import CASES, TOLERANCE, dtypes, error, scipys_stft, signals
 
 
 @pytest.mark.parametrize("case", CASES[::4], ids=str)
@@ -27,6 +27,14 @@ def test_stft_is_torchs(running_cpu, n_fft, center):
     result = ts.stft(x, n_fft=n_fft, center=center)
     assert result.shape == tuple(expected.shape)
     assert error(result, expected.numpy()) < 1e-12
+
+
+@pytest.mark.parametrize("n_fft", [16, 63, 1024])
+def test_stft_is_scipys(running_cpu, n_fft):
+    stft = ts.STFT(n_fft=n_fft, window="hamming")
+    (x,) = signals(7, 4000, count=1)
+    expected, offset = scipys_stft(x, stft)
+    assert error(ts.stft(x[offset:], stft=stft)[:, : expected.shape[1]], expected) < 1e-12
 
 
 def test_stft_works_in_blocks(restarted, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import taichi as ti
 
 import taichi_spec as ts
-from support import error, field, signals
+from support import TOLERANCE, dtypes, error, field, signals
 
 STFT = ts.STFT(n_fft=64)
 
@@ -31,32 +31,33 @@ def test_loss_and_both_gradients(restarted, shape):
 @pytest.mark.parametrize("upstream", [1.0, -2.5, 0.0])
 def test_upstream_gradient(restarted, upstream):
     """The loss is one of several added into a field: total = upstream · L + Σ x²."""
-    x, y = signals(1, 400, dtype=np.float32)
-    X, Y = field(x), field(y)
-    total = ti.field(ti.f32, shape=(), needs_grad=True)
-    loss = ts.SpectralLoss(X, Y, STFT)
+    for dtype in dtypes():
+        x, y = signals(1, 400, dtype=dtype)
+        X, Y = field(x), field(y)
+        total = ti.field(X.dtype, shape=(), needs_grad=True)
+        loss = ts.SpectralLoss(X, Y, STFT)
 
-    @ti.kernel
-    def combine(factor: ti.f32):
-        total[None] += factor * loss.value[None]
+        @ti.kernel
+        def energy(X: ti.template(), total: ti.template()):
+            for s in X:
+                total[None] += X[s] ** 2
 
-    @ti.kernel
-    def energy():
-        for s in X:
-            total[None] += X[s] ** 2
+        @ti.kernel
+        def combine(value: ti.template(), total: ti.template(), factor: ti.f32):
+            total[None] += factor * value[None]
 
-    for _ in range(2):  # the loss's own value starts from zero in each tape
-        with ti.ad.Tape(total):
-            energy()
-            loss.compute()
-            combine(upstream)
-    value, grad_x, grad_y = expected(x, y)
-    assert total[None] == pytest.approx(upstream * value + np.sum(x.astype(np.float64) ** 2), rel=1e-5)
-    assert error(X.grad.to_numpy(), upstream * grad_x + 2 * x) < 1e-5
-    if upstream:
-        assert error(Y.grad.to_numpy(), upstream * grad_y) < 1e-5
-    else:
-        assert not Y.grad.to_numpy().any()
+        for _ in range(2):  # the loss's own value starts from zero in each tape
+            with ti.ad.Tape(total):
+                energy(X, total)
+                loss.compute()
+                combine(loss.value, total, upstream)
+        value, grad_x, grad_y = expected(x, y)
+        x, tolerance = x.astype(np.float64), TOLERANCE[dtype]
+        assert total[None] == pytest.approx(upstream * value + np.sum(x**2), rel=tolerance)
+        assert error(X.grad.to_numpy(), upstream * grad_x + 2 * x) < tolerance
+        assert np.linalg.norm(Y.grad.to_numpy() - upstream * grad_y) <= tolerance * abs(upstream) * np.linalg.norm(
+            grad_y
+        )
 
 
 def test_parameters_to_signal_to_loss(cpu):

@@ -1,0 +1,284 @@
+"""How fast the loss and its gradients are, beside peers measured in the same run.
+
+    python tests/benchmarks/bench.py --arch cpu --peers torch,jax,auraloss,fft
+
+Prints Markdown tables, writes bench.json and bench.png to --out. Every figure is the median of at least seven runs
+after two that are not counted; each run ends with a synchronisation. Ours is timed at the engine, on arrays that are
+on the device already, as the peers' are; "tape" is the same through `SpectralLoss` on fields in a `ti.ad.Tape`, with
+what the tape itself does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import taichi as ti
+from peers import PEERS
+
+import taichi_spec as ts
+from taichi_spec.arrays import upload
+from taichi_spec.engines import Options, make_engine
+
+KINDS = ("both", "fixed", "value")
+TITLES = {"both": "value + both gradients", "fixed": "value + one gradient, fixed target", "value": "value only"}
+RESOLUTIONS = (2048, 1024, 512)
+
+
+class Ours:
+    """The library's engine on device arrays."""
+
+    name = "taichi_spec"
+    kinds = KINDS
+
+    def __init__(self) -> None:
+        self.version = f"taichi_spec {ts.__version__} on taichi {'.'.join(map(str, ti.__version__))}"
+
+    def prepare(self, kind: str, n_fft: int, x: np.ndarray, y: np.ndarray) -> Callable[[], None]:
+        options = Options.check(ts.STFT(n_fft), ts.Magnitude(), "sum", "auto", "accumulate", 2**28)
+        target = ts.Target.from_signal(y) if kind == "fixed" else None
+        engine = make_engine(options, ti.f32, False, 1, len(x), target)
+        shape = (1, len(x))
+        X = upload(x.reshape(shape), ti.f32)
+        Y = upload(y.reshape(shape), ti.f32) if target is None else None
+        grad_x = ti.ndarray(ti.f32, shape) if kind != "value" else None
+        grad_y = ti.ndarray(ti.f32, shape) if kind == "both" else None
+        total = ti.ndarray(ti.f32, 1)
+
+        def run() -> None:
+            if kind == "value":
+                engine.forward(X, Y, total, keep=False)
+            else:
+                engine.value_and_grad(X, Y, total, grad_x, grad_y)
+            ti.sync()
+
+        return run
+
+
+class OursOnATape:
+    """The same through fields and a tape."""
+
+    name = "taichi_spec, tape"
+    kinds = ("both", "fixed")
+    version = ""
+
+    def prepare(self, kind: str, n_fft: int, x: np.ndarray, y: np.ndarray) -> Callable[[], None]:
+        X = ti.field(ti.f32, shape=x.shape, needs_grad=True)
+        X.from_numpy(x)
+        target: Any = ts.Target.from_signal(y)
+        if kind == "both":
+            target = ti.field(ti.f32, shape=y.shape, needs_grad=True)
+            target.from_numpy(y)
+        loss = ts.SpectralLoss(X, target, ts.STFT(n_fft))
+
+        def run() -> None:
+            with ti.ad.Tape(loss.value):
+                loss.compute()
+            ti.sync()
+
+        return run
+
+
+def measure(run: Callable[[], None], repeats: int) -> tuple[float, float]:
+    """Median and spread (half of the range between the quartiles) in seconds."""
+    for _ in range(2):
+        run()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
+    return float(median), float(high - low) / 2
+
+
+def signals(n_samples: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal(n_samples, dtype=np.float32) for _ in range(2))
+    return x, y
+
+
+def rows_of(kind: str, n_fft: int, n_samples: int, runners: list[Any], repeats: int) -> list[dict[str, Any]]:
+    """Everybody's time for one workload."""
+    x, y = signals(n_samples)
+    rows = []
+    for runner in runners:
+        if kind not in runner.kinds:
+            continue
+        try:
+            run = runner.prepare(kind, n_fft, x, y)
+            median, spread = measure(run, repeats)
+        except Exception as error:  # a peer that runs out of memory is a finding, not the end of the run
+            print(f"| {runner.name} | {type(error).__name__}: {str(error).splitlines()[0][:60]} |", flush=True)
+            continue
+        rows.append(dict(kind=kind, n_fft=n_fft, n_samples=n_samples, name=runner.name, seconds=median, spread=spread))
+        del run
+    print_table(rows)
+    return rows
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """One workload, with the ratio to ours."""
+    if not rows:
+        return
+    first = rows[0]
+    print(
+        f"\n{TITLES[first['kind']]}, n_fft {first['n_fft']}, hop {first['n_fft'] // 4}, {first['n_samples']} samples\n"
+    )
+    print("| who | ms | ± | ps/sample | × ours |\n| --- | --- | --- | --- | --- |")
+    for row in rows:
+        ratio = row["seconds"] / first["seconds"]
+        print(f"| {row['name']} | {1e3 * row['seconds']:.3f} | {1e3 * row['spread']:.3f} "
+              f"| {1e12 * row['seconds'] / row['n_samples']:.1f} | {ratio:.2f} |")  # fmt: skip
+    sys.stdout.flush()
+
+
+def multi_resolution(n_samples: int, runners: list[Any], repeats: int) -> list[dict[str, Any]]:
+    """Three sizes one after the other, the gradients of each."""
+    x, y = signals(n_samples)
+    rows = []
+    for runner in runners:
+        if "both" in runner.kinds:
+            runs = [runner.prepare("both", n_fft, x, y) for n_fft in RESOLUTIONS]
+            median, spread = measure(lambda runs=runs: [run() for run in runs], repeats)
+            rows.append(
+                dict(kind="both", n_fft=0, n_samples=n_samples, name=runner.name, seconds=median, spread=spread)
+            )
+    print(f"\nmulti-resolution {RESOLUTIONS}:")
+    print_table(rows)
+    return rows
+
+
+def accuracy(sizes: list[int], peers: list[Any]) -> list[dict[str, Any]]:
+    """Relative L2 error of the float32 gradient against the float64 reference, ours and torch's."""
+    rows = []
+    torch = next((peer for peer in peers if hasattr(peer, "gradient")), None)
+    print("\nfloat32 gradient against the float64 reference, relative L2\n")
+    print("| n_fft | taichi_spec | torch |\n| --- | --- | --- |")
+    for n_fft in sizes:
+        x, y = signals(4 * n_fft + 4096)
+        _, expected, _ = ts.reference.value_and_grad(x, y, ts.STFT(n_fft))
+        norm = np.linalg.norm(expected)
+        ours = float(np.linalg.norm(ts.value_and_grad(x, y, n_fft=n_fft)[1] - expected) / norm)
+        theirs = float(np.linalg.norm(torch.gradient(n_fft, x, y) - expected) / norm) if torch else None
+        rows.append(dict(n_fft=n_fft, ours=ours, torch=theirs))
+        print(f"| {n_fft} | {ours:.2e} | {'' if theirs is None else f'{theirs:.2e}'} |", flush=True)
+    return rows
+
+
+FIRST_CALL = """
+import time, sys
+began = time.perf_counter()
+import numpy as np, taichi_spec as ts
+ts.init(arch=sys.argv[1])
+x = np.random.default_rng(0).standard_normal((2, 65536)).astype("f4")
+ready = time.perf_counter()
+ts.value_and_grad(x[0], x[1], wrt="both")
+print("seconds", ready - began, time.perf_counter() - ready)
+"""
+
+
+def first_call(arch: str) -> dict[str, float]:
+    """Seconds of the first call of a process, with an empty and with a filled kernel cache."""
+    result = {}
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "TI_OFFLINE_CACHE_FILE_PATH": cache}
+        for name in ("cold", "warm"):
+            command = [sys.executable, "-c", FIRST_CALL, arch]
+            output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+            result[name] = float(output.split()[-1])
+    print(f"\nfirst call, n_fft 1024: {result['cold']:.2f} s cold, {result['warm']:.2f} s in a second process")
+    return result
+
+
+def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Time per sample against n_fft and against the length."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
+    longest = max(row["n_samples"] for row in rows)
+    for ax, key, chosen, label in (
+        (
+            axes[0],
+            "n_fft",
+            [r for r in rows if r["kind"] == "both" and r["n_samples"] == longest and r["n_fft"]],
+            "n_fft",
+        ),
+        (axes[1], "n_samples", [r for r in rows if r["kind"] == "both" and r["n_fft"] == 1024], "samples"),
+    ):
+        for name in dict.fromkeys(row["name"] for row in chosen):
+            points = sorted((r[key], 1e12 * r["seconds"] / r["n_samples"]) for r in chosen if r["name"] == name)
+            ax.loglog(
+                *zip(*points, strict=True), "o-", label=name, linewidth=2.5 if name.startswith("taichi") else 1.2
+            )
+        ax.set(xlabel=label, ylabel="time (ps per sample)")
+        ax.grid(alpha=0.3)
+    axes[0].set_title(f"value + both gradients, {longest} samples")
+    axes[1].set_title("value + both gradients, n_fft 1024")
+    axes[1].legend(fontsize=8)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+
+
+def device_name(arch: str) -> str:
+    """What the figures were measured on."""
+    if arch == "cpu":
+        return f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}"
+    devices = ts.runtime.vulkan_devices()
+    return devices[0].name if devices else arch
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", default="cpu", choices=("cpu", "cuda", "vulkan"))
+    parser.add_argument(
+        "--peers", default="torch,jax,auraloss,fft", help="comma-separated, of torch, jax, auraloss, fft"
+    )
+    parser.add_argument("--n-fft", default="64,256,512,1024,2048,4096,16384,65536", help="sizes, at hop n_fft / 4")
+    parser.add_argument("--log2-samples", default=None, help="lengths at n_fft 1024; the longest serves every n_fft")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    args = parser.parse_args()
+    sizes = [int(n) for n in args.n_fft.split(",")]
+    default = "16,18,20" if args.arch == "cpu" else "16,20,24,26"
+    lengths = [2 ** int(n) for n in (args.log2_samples or default).split(",")]
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    started = first_call(args.arch)
+    ts.init(arch=args.arch, log_level=ti.ERROR)
+    device = "cpu" if args.arch == "cpu" else "cuda"
+    peers = [peer(device) for name in args.peers.split(",") if name for peer in PEERS[name]]
+    runners = [Ours(), OursOnATape(), *peers]
+    versions = sorted({runner.version for runner in runners if runner.version})
+    title = f"{args.arch}: {device_name(args.arch)}; {', '.join(versions)}; python {platform.python_version()}"
+    print(f"{title}\nfloat32, hann, median of {args.repeats} ± half the quartiles' distance")
+
+    rows = []
+    for n_fft in sizes:
+        for kind in KINDS if n_fft == 1024 else KINDS[:1]:
+            rows += rows_of(kind, n_fft, lengths[-1], runners, args.repeats)
+    for n_samples in lengths[:-1]:
+        rows += rows_of("both", 1024, n_samples, runners, args.repeats)
+    rows += multi_resolution(lengths[-1], runners, args.repeats)
+    errors = accuracy(sizes, peers)
+    report = dict(title=title, first_call=started, rows=rows, accuracy=errors)
+    (args.out / "bench.json").write_text(json.dumps(report, indent=1))
+    draw(rows, args.out / "bench.png", title)
+
+
+if __name__ == "__main__":
+    main()
