@@ -10,7 +10,10 @@ import numpy as np
 from taichi_spec.arrays import upload
 from taichi_spec.checks import check_choice
 from taichi_spec.direct import DirectDFT
+from taichi_spec.fft.fused import FusedEngine
+from taichi_spec.fft.lanes import LanesEngine
 from taichi_spec.fft.memory import MemoryDFT
+from taichi_spec.runtime import arch_name
 from taichi_spec.staged import BlockTransform, StagedEngine
 from taichi_spec.stft import STFT, check_integer
 from taichi_spec.strategies import WAYS_BACK, check_per_bin
@@ -77,7 +80,7 @@ def _bin_terms(terms: tuple[Term, ...]) -> tuple[BinTerm, ...]:
 
 def make_engine(
     options: Options, dtype: Any, is_field: bool, batch: int, n_samples: int, target: Target | None
-) -> StagedEngine:
+) -> StagedEngine | FusedEngine:
     """The engine for signals of shape (batch, n_samples), `target` analysed if it is fixed.
 
     Raises:
@@ -90,6 +93,8 @@ def make_engine(
     if target is not None:
         target.check(options.stft, batch, n_samples)
         fixed = _analyse(target, options, dtype)
+    if options.dft is MemoryDFT and arch_name() == "cpu":
+        return LanesEngine(options.stft, dtype, is_field, batch, n_samples, options.terms, fixed)
     transform = BlockTransform(options.stft, dtype, is_field, batch, n_samples, 2, options.scratch_bytes, options.dft)
     return StagedEngine(transform, options.terms, fixed, WAYS_BACK[options.backward])
 

@@ -41,7 +41,7 @@ class MemoryDFT:
         self.positions = upload_integers(self.plan.positions)  # (size,)
         bluestein = Bluestein(n_fft, self.plan)
         self.chirp = upload(bluestein.chirp, dtype) if self.chirped else self.twiddles  # (N, 2)
-        self.filter = upload(bluestein.filter, dtype) if self.chirped else self.twiddles  # (size, 2)
+        self.response = upload(bluestein.response, dtype) if self.chirped else self.twiddles  # (size, 2)
         self.kernels = memory_kernels(dtype, self.chirped)
 
     @staticmethod
@@ -67,7 +67,7 @@ class MemoryDFT:
         for radix, span, offset in passes:
             pass_kernel(self.dtype, radix, False)(self.Z, self.twiddles, span, offset, count)
         if self.chirped:
-            self.kernels.convolve(self.Z, self.filter, count)
+            self.kernels.convolve(self.Z, self.response, count)
             for radix, span, offset in reversed(passes):
                 pass_kernel(self.dtype, radix, True)(self.Z, self.twiddles, span, offset, count)
 

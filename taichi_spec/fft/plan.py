@@ -2,12 +2,17 @@
 
 Everything here is NumPy in float64; an engine rounds a table to its own dtype once.
 
-An in-place transform by decimation in frequency runs through the factors r1, r2, ... of n from left to right. Pass p
-sees blocks of r_p * span_p elements, span_p = n / (r1 ... r_p). In each block it takes, for j = 0 .. span - 1, the
-elements j, j + span, j + 2 span, ..., replaces them by their DFT of r_p, and turns element q by the twiddle
-e^(-2 pi i j q / (r_p span_p)). Bins come out in digit-reversed order (`positions`). Decimation in time is the
-transpose: the passes from right to left, the turn before the DFT; it takes the digit-reversed order and gives the
-natural one. So forward, per-bin work, and back needs no reordering.
+An in-place transform runs through the factors r1, r2, ... of n; pass p sees groups of r_p * span_p elements, where
+span_p = n / (r1 ... r_p), and in each group, for j = 0 .. span - 1, the elements j, j + span, j + 2 span, ... It turns
+element q by a twiddle and replaces them by their DFT of r_p. There are two such transforms, and neither reorders:
+
+- natural to reversed, passes from left to right: bins come out in digit-reversed order (`positions`). The twiddle
+  depends on the group: a group's elements belong to the bins k with k = b modulo r1 ... r_(p-1), and element q is
+  turned by e^(-2 pi i b q / (r1 ... r_p)).
+- reversed to natural, passes from right to left: takes the digit-reversed order. The twiddle depends on j:
+  e^(-2 pi i j q / (r_p span_p)).
+
+So forward, per-bin work, and back needs no reordering, and one loop body serves both ways.
 """
 
 from dataclasses import dataclass
@@ -40,23 +45,16 @@ def smooth_size(least: int) -> int:
 
 
 def factorise(n: int, largest: int = 8) -> tuple[int, ...]:
-    """The radices of a smooth n, the largest first: the twos in as few factors <= largest as can be."""
+    """The radices of a smooth n, the largest first: the twos in as few factors <= largest (a power of two) as can be.
+
+    They are as even as they can be: 1024 = 2^10 is 8 * 8 * 4 * 4 rather than 8 * 8 * 8 * 2.
+    """
     odd = [p for p in prime_factors(n) if p != 2]
     twos = (n // prod(odd)).bit_length() - 1  # n = 2^twos * odd
     width = largest.bit_length() - 1
     count = -(-twos // width)
-    # As even as they can be: 1024 = 2^10 is 8 * 8 * 4 * 4 rather than 8 * 8 * 8 * 2.
     powers = [1 << (twos // count + (i < twos % count)) for i in range(count)]
     return tuple(sorted(odd + powers, reverse=True))
-
-
-def factorise_by_four(n: int) -> tuple[int, ...]:
-    """The radices of a smooth n, the largest first: the twos in fours, and one 8 or 2 where their number is odd."""
-    odd = [p for p in prime_factors(n) if p != 2]
-    twos = (n // prod(odd)).bit_length() - 1
-    eights = [8] if twos % 2 and twos > 1 else []
-    rest = twos - 3 * len(eights)
-    return tuple(sorted(odd + eights + [4] * (rest // 2) + [2] * (rest % 2), reverse=True))
 
 
 @dataclass(frozen=True)
@@ -72,40 +70,78 @@ class Plan:
         return tuple(self.n // prod(self.radices[: p + 1]) for p in range(len(self.radices)))
 
     @cached_property
+    def group_offsets(self) -> tuple[int, ...]:
+        """Per pass: where its part of `group_twiddles` begins."""
+        sizes = [self.n // span - self.n // (r * span) for r, span in zip(self.radices, self.spans)]
+        return tuple(sum(sizes[:p]) for p in range(len(sizes)))
+
+    @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """Per pass: where its twiddles begin in `twiddles`."""
+        """Per pass: where its part of `twiddles` begins."""
         sizes = [span * (r - 1) for r, span in zip(self.radices, self.spans)]
         return tuple(sum(sizes[:p]) for p in range(len(sizes)))
 
     @cached_property
+    def group_twiddles(self) -> np.ndarray:
+        """Twiddles of natural to reversed: for each pass, group and q = 1 .. r-1, as (cosine, sine): (n - 1, 2)."""
+        tables, bins = [], np.zeros(1, np.int64)  # bins: per group of the pass, the part of k that is settled
+        for r, span in zip(self.radices, self.spans):
+            groups = self.n // (r * span)
+            tables.append(unit_circle(-np.outer(bins, np.arange(1, r)).ravel(), groups * r))
+            bins = (bins[:, None] + groups * np.arange(r)).ravel()
+        return np.concatenate(tables)
+
+    @cached_property
     def twiddles(self) -> np.ndarray:
-        """e^(-2 pi i j q / (r span)) for each pass, each j < span, q = 1 .. r-1, as (cosine, sine): (n - 1, 2)."""
+        """e^(-2 pi i j q / (r span)) for each pass, j < span and q = 1 .. r-1, as (cosine, sine): (n - 1, 2).
+
+        Before the DFT for reversed to natural; or after it, for natural to reversed by decimation in frequency.
+        """
         tables = []
         for r, span in zip(self.radices, self.spans):
-            turns = np.outer(np.arange(span), np.arange(1, r)).ravel()
-            tables.append(unit_circle(-turns, r * span))
+            tables.append(unit_circle(-np.outer(np.arange(span), np.arange(1, r)).ravel(), r * span))
         return np.concatenate(tables)
 
     def schedule(self, block: int) -> np.ndarray:
-        """The passes of decimation in frequency, depth first: once a part has <= block elements it is finished alone.
+        """The passes of natural to reversed, depth first.
 
-        A row is (radix, span, offset of its twiddles, first element, number of butterfly groups): (rows, 5). A part
-        that fits a cache stays there for all its passes. Decimation in time takes the rows from the last to the first.
+        A part of <= block elements is finished before the next begins, so that one that fits a cache stays there.
+        Reversed to natural takes the rows from the last to the first.
+
+        A row is (pass, first element, number of groups): (rows, 3).
         """
-        rows = []
+        rows: list[tuple[int, ...]] = []
 
         def descend(first: int, size: int, p: int) -> None:
-            last = len(self.radices) if size <= block else p + 1
-            for q in range(p, last):
-                groups = size // (self.radices[q] * self.spans[q])
-                rows.append((self.radices[q], self.spans[q], self.offsets[q], first, groups))
-            if last < len(self.radices):
-                part = self.spans[last - 1]
+            end = len(self.radices) if size <= block else p + 1
+            rows.extend((q, first, size // (self.radices[q] * self.spans[q])) for q in range(p, end))
+            if end < len(self.radices):
+                part = self.spans[end - 1]
                 for start in range(first, first + size, part):
-                    descend(start, part, last)
+                    descend(start, part, end)
 
         descend(0, self.n, 0)
-        return np.array(rows, np.int32)
+        return np.array(rows, np.int64)
+
+    def loops(self, block: int) -> np.ndarray:
+        """`schedule` for both directions as loops over butterflies: (2, rows, 10).
+
+        A row is (radix, span, first element, first twiddle), and for the outer and the inner loop (count, step in
+        elements, step in twiddles). Twiddles are those of `twiddles` and then of `group_twiddles`. The longer one of
+        the loops over groups and over j < span is the inner one.
+        """
+        directions = []
+        for back in (False, True):
+            rows: list[tuple[int, ...]] = []
+            for p, first, groups in self.schedule(block)[:: -1 if back else 1]:
+                r, span = self.radices[p], self.spans[p]
+                over_groups = (groups, r * span, 0 if back else r - 1)
+                over_span = (span, 1, r - 1 if back else 0)
+                start = self.offsets[p] if back else self.n - 1 + self.group_offsets[p] + first // (r * span) * (r - 1)
+                outer, inner = (over_groups, over_span) if span >= groups else (over_span, over_groups)
+                rows.append((r, span, first, start, *outer, *inner))
+            directions.append(rows)
+        return np.array(directions, np.int32)
 
     @cached_property
     def positions(self) -> np.ndarray:
@@ -148,7 +184,7 @@ class Bluestein:
         return unit_circle(-(k * k), 2 * self.n)
 
     @cached_property
-    def filter(self) -> np.ndarray:
+    def response(self) -> np.ndarray:
         """The transform of conj(c), over inner.n, in the order in which `inner` leaves its bins: (inner.n, 2)."""
         m = self.inner.n
         kernel = np.zeros(m, complex)

@@ -1,0 +1,756 @@
+"""The fast engine on the CPU: frames ride side by side as the lanes of a vector, and one pass does everything.
+
+A segment is a number of consecutive frames of one item of the batch; a run is as many segments as a vector has lanes.
+At step g, lane l has frame g of segment l of its run: each lane walks along its own piece of signal, and lanes never
+meet.
+
+    load       the samples that are new since the last step, transposed into a ring of N lane vectors
+    fill       window times ring, scaled to about 1, the two signals as real and imaginary part
+    transform  in place, passes from left to right: bins come out in digit-reversed order
+    compare    per pair of bins (k, N - k): both spectra, the distance, both gradients, packed again
+    transform  in place, passes from right to left: back in natural order
+    overlap    window times frame, added to a ring of N lane vectors
+    flush      the samples that no later frame of the segment touches: to the gradients
+
+What the last frame of a segment leaves over, N - hop samples, goes to `halo`; a second loop adds it to the segments
+it reaches into, in fixed order. Segments depend on sizes alone: threads only share out the runs, so the result is the
+same to the last bit however many there are.
+
+Fixed target (only |Y| is known, and no gradient for it): two frames of x ride in one transform, as its real and its
+imaginary part; a step has two frames, and the ring is N + hop long.
+
+Scaling: each frame is multiplied by a power of two that brings it to about 1. So |X|^2 neither overflows nor
+underflows, and the rounding errors of a loud frame do not leak into a quiet one that shares its transform; a silent
+frame has the spectrum 0 exactly, and so no gradient.
+"""
+
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import taichi as ti
+
+from taichi_spec.arrays import upload, upload_integers
+from taichi_spec.bins import distance_of
+from taichi_spec.fft.butterflies import butterflies
+from taichi_spec.fft.fused import FusedEngine
+from taichi_spec.fft.plan import Bluestein, Plan, factorise, is_smooth, smooth_size
+from taichi_spec.stft import STFT
+from taichi_spec.terms import BinTerm, unweighted
+
+VECTOR_BYTES = 32  # LLVM makes 256-bit instructions of lane arithmetic, on AVX-512 too
+BLOCK_BYTES = 1 << 14  # parts of a transform that are finished within the first cache
+RUNS = 16  # so many runs at least, where there are enough frames: what many cores can share
+CHUNK = 256  # bins
+# Added to the amplitude of a bin in a frame of about 1: far below rounding, and a slope divided by it stays finite.
+TINY = {ti.f32: 1e-15, ti.f64: 1e-30}
+
+
+def lane_count(dtype) -> int:
+    """How many frames ride side by side."""
+    return VECTOR_BYTES // (8 if dtype == ti.f64 else 4)
+
+
+Size = ti.types.struct(
+    n=ti.i32, inner=ti.i32, hop=ti.i32, samples=ti.i32, items=ti.i32, pad=ti.i32, reflect=ti.i32, total=ti.i32,
+    frames=ti.i32, segments=ti.i32, runs=ti.i32, steps=ti.i32, shift=ti.i32, length=ti.i32, kept=ti.i32, gap=ti.i32,
+    overhang=ti.i32, goal_run=ti.i32, goal_step=ti.i32, slots=ti.i32, vectors=ti.i32, zero=ti.i32,
+)  # fmt: skip
+
+
+def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes: int, threads: int) -> SimpleNamespace:
+    """How the frames are shared out: a function of sizes alone, but for the slots, the runs worked at at once.
+
+    Args:
+        stft: the transform.
+        inner: points of the plan's transform, n_fft or more.
+        n_samples, batch: T and B.
+        pack: frames of a segment in one transform: 2 with a fixed target, else 1.
+        lanes: frames side by side.
+        threads: how many runs can be worked at at once.
+    """
+    n, hop, total = stft.n_fft, min(stft.hop_length, 2**30), stft.n_frames(n_samples)
+    # A segment is long enough that its halo is small beside it, but there are RUNS runs if there are that many frames.
+    most = max(32, -(-8 * n // hop))
+    fair = -(-total * batch // (RUNS * lanes))
+    segments = -(-total // max(pack, min(most, fair)))
+    frames = -(-total // segments)
+    segments = -(-total // frames)
+    runs, steps = -(-batch * segments // lanes), -(-frames // pack)
+    shift = min(hop, n) * (pack - 1)  # from one frame of a step to the next, in the ring
+    vectors = 2 * inner + 6 + 2 * (3 - pack) * (n + shift)  # work memory of a slot: transform, notes, rings, sums
+    return SimpleNamespace(
+        n=n, inner=inner, hop=hop, samples=n_samples, items=batch, pad=stft.pad,
+        reflect=int(stft.center and stft.pad_mode == "reflect"), total=total,
+        frames=frames, segments=segments, runs=runs, steps=steps,
+        shift=shift, length=n + shift,
+        kept=max(0, n - hop),  # ring elements that the next step has too
+        gap=max(0, hop - n) * (pack - 1),  # samples between the two frames of a step that the ring leaves out
+        overhang=max(0, n - hop),
+        goal_run=steps, goal_step=1,  # records of the goal from run to run, from step to step
+        slots=min(threads, runs), vectors=vectors + vectors % 2, zero=0,
+    )  # fmt: skip
+
+
+def seats(size: SimpleNamespace, lanes: int) -> np.ndarray:
+    """For each lane of each run its segment: the item, its first sample, how many frames: (runs, 3, lanes)."""
+    table = np.zeros((size.runs, 3, lanes), np.int64)
+    q = np.arange(size.items * size.segments)
+    first_frame = q % size.segments * size.frames
+    columns = q // size.segments, first_frame * size.hop - size.pad, np.minimum(size.frames, size.total - first_frame)
+    for i, column in enumerate(columns):
+        table[q // lanes, i, q % lanes] = column
+    return table
+
+
+@cache
+def lane_kernel(
+    dtype: Any, radices: tuple[int, ...], chirped: bool, distance: Any, is_field: bool, fixed: bool, backward: bool
+) -> Any:
+    """The fused pass as one kernel, compiled once for all sizes whose plans use these radices.
+
+    Args:
+        dtype: ti.f32 or ti.f64.
+        radices: those of the plan, each once.
+        chirped: whether frames are transformed by Bluestein's way.
+        distance: a `ti.func` (a, b, weights) -> phi, dphi/da, dphi/db, that works on lane vectors, element by element.
+        is_field: whether the signals are fields or ndarrays; the gradients are ndarrays.
+        fixed: whether the target is an array of magnitudes, packed by `goal_kernel`, rather than a signal.
+        backward: whether to make the gradients too.
+    """
+    L = lane_count(dtype)
+    pack = 2 if fixed else 1  # frames of a segment in one transform
+    streams = 1 if fixed else 2  # signals in one transform
+    Signal = ti.template() if is_field else ti.types.ndarray()
+    Gradient = ti.types.ndarray()
+    bf = butterflies(dtype)
+    lane = ti.types.vector(L, dtype)
+    Vectors = ti.types.ndarray(dtype=lane, ndim=1)
+    Numbers = ti.types.ndarray(dtype=dtype, ndim=1)
+    Doubles = ti.types.ndarray(dtype=ti.f64, ndim=1)
+    Table2 = ti.types.ndarray(dtype=ti.i32, ndim=2)
+    Table3 = ti.types.ndarray(dtype=ti.i32, ndim=3)
+    Bits, BIAS, MANTISSA = (ti.i64, 1023, 52) if dtype == ti.f64 else (ti.i32, 127, 23)
+
+    # How to have LLVM join lanes to vector instructions. Taichi hands it L scalars each time, and it joins those whose
+    # addresses it can prove to be consecutive. Three things keep it from that, and so the loops below look as they do:
+    # - A 32-bit loop counter might wrap around, for all it knows. `^ zero`, where zero is a kernel argument that is 0,
+    #   hides the counter: what is left is a number shifted to the left, and adding less than the shift cannot wrap.
+    # - Where it can, it vectorises over the iterations of a loop first, with gathers and scatters. It leaves alone a
+    #   `while` whose counter is hidden by `^ zero`.
+    # - It reads an array's address anew for each store, but not where the vector that is stored to was read before.
+
+    # ---- the transform ---------------------------------------------------------------------------------------------
+    # `work` holds complex lane vectors, real part at 2 i and imaginary part at 2 i + 1.
+
+    @ti.func
+    def butterfly(work: ti.template(), table: ti.template(), r: ti.template(), first, span, t):
+        """One butterfly, in place: element q at first + q * span, its twiddle the table's entry t + q - 1."""
+        at = [2 * (first + q * span) for q in ti.static(range(r))]
+        re = [work[at[q]] for q in ti.static(range(r))]
+        im = [work[at[q] + 1] for q in ti.static(range(r))]
+        for q in ti.static(range(1, r)):
+            bf.rotate(re, im, q, table[2 * t + 2 * q - 2], table[2 * t + 2 * q - 1])
+        bf.dft(re, im, r, 0, 1)
+        for q in ti.static(range(r)):
+            work[at[q]] = re[q]
+            work[at[q] + 1] = im[q]
+
+    @ti.func
+    def butterflies_of(loops: ti.template(), back, row, base, work: ti.template(), table: ti.template(),
+                       r: ti.template(), zero):  # fmt: skip
+        span, first, t = loops[back, row, 1], base + loops[back, row, 2], loops[back, row, 3]
+        outer, outer_step, outer_t = loops[back, row, 4], loops[back, row, 5], loops[back, row, 6]
+        inner, inner_step, inner_t = loops[back, row, 7], loops[back, row, 8], loops[back, row, 9]
+        for i in range(outer):
+            for j in range(inner):
+                butterfly(work, table, r, (first + i * outer_step + j * inner_step) ^ zero, span,
+                          t + i * outer_t + j * inner_t)  # fmt: skip
+
+    @ti.func
+    def transform(loops: ti.template(), back, base, work: ti.template(), table: ti.template(), zero):
+        """In place, natural order to reversed order, or back; forward both times."""
+        for row in range(loops.shape[1]):
+            radix = loops[back, row, 0]
+            for r in ti.static(radices):
+                if radix == r:
+                    butterflies_of(loops, back, row, base, work, table, r, zero)
+
+    @ti.func
+    def multiply(work: ti.template(), base, table: ti.template(), count, swap_in: ti.template(),
+                 swap_out: ti.template(), zero):  # fmt: skip
+        """Element i times table[i], for i < count; re and im change places before or after."""
+        for i in range(count):
+            at = 2 * ((base + i) ^ zero)
+            re, im = [work[at + ti.static(int(swap_in))]], [work[at + ti.static(int(not swap_in))]]
+            bf.rotate(re, im, 0, table[2 * i], table[2 * i + 1])
+            work[at + ti.static(int(swap_out))] = re[0]
+            work[at + ti.static(int(not swap_out))] = im[0]
+
+    @ti.func
+    def convolve(
+        loops: ti.template(),
+        base,
+        work: ti.template(),
+        table: ti.template(),
+        chirp: ti.template(),
+        response: ti.template(),
+        size: ti.template(),
+        zero,
+    ):
+        """The transform of any n points by Bluestein's way, natural order in and out.
+
+        Swapping re and im makes the second of its two transforms the inverse.
+        """
+        multiply(work, base, chirp, size.n, False, False, zero)
+        for i in range(size.n, size.inner):
+            at = 2 * ((base + i) ^ zero)
+            work[at] = lane(0)
+            work[at + 1] = lane(0)
+        for back in range(2):
+            transform(loops, back, base, work, table, zero)
+            if back == 0:
+                multiply(work, base, response, size.inner, False, True, zero)
+        multiply(work, base, chirp, size.n, True, False, zero)
+
+    # ---- signal to lanes, lanes to signal --------------------------------------------------------------------------
+
+    @ti.func
+    def get(x: ti.template(), item, s):
+        value = ti.cast(0, dtype)
+        if ti.static(len(x.shape) == 1):
+            value = x[s]
+        else:
+            value = x[item, s]
+        return value
+
+    @ti.func
+    def put(x: ti.template(), item, s, value):
+        if ti.static(len(x.shape) == 1):
+            x[s] = value
+        else:
+            x[item, s] = value
+
+    @ti.func
+    def get_padded(x: ti.template(), item, s, size: ti.template()):
+        """Sample s of a signal that goes on beyond its ends, mirrored or with zeros."""
+        value = ti.cast(0, dtype)
+        if 0 <= s < size.samples:
+            value = get(x, item, s)
+        elif size.reflect:
+            value = get(x, item, ti.select(s < 0, -s, 2 * (size.samples - 1) - s))
+        return value
+
+    @ti.func
+    def edge_index(stream, item, s, size: ti.template()):
+        """Where the gradient of the sample s < 0 or s >= samples is kept, 2 pad numbers a stream."""
+        return (item * streams + stream) * 2 * size.pad + s + size.pad - ti.select(s >= 0, size.samples, 0)
+
+    @ti.func
+    def put_padded(g: ti.template(), edge: ti.template(), stream, item, s, value, size: ti.template()):
+        if 0 <= s < size.samples:
+            put(g, item, s, value)
+        elif s < size.samples + size.pad:
+            edge[edge_index(stream, item, s, size)] = value
+
+    @ti.func
+    def add_padded(g: ti.template(), edge: ti.template(), stream, item, s, value, size: ti.template()):
+        if 0 <= s < size.samples:
+            put(g, item, s, get(g, item, s) + value)
+        else:
+            i = edge_index(stream, item, s, size)
+            edge[i] = edge[i] + value
+
+    @ti.func
+    def piece(part, begin, end, offset, size: ti.template()):
+        """Of ring elements begin .. end-1, those before (part 0) or after (part 1) the wrap: which, and what to add to
+        get their place."""
+        cut = ti.min(ti.max(size.length - offset, begin), end)
+        return ti.select(part == 0, begin, cut), ti.select(part == 0, cut, end), offset - part * size.length
+
+    @ti.func
+    def place(seats: ti.template(), run, step, l, size: ti.template()):
+        """Lane l at a step: its item, its first sample, how many frames it has, whether these are its last."""
+        count = seats[run, 2, l]
+        now = ti.max(0, ti.min(pack, count - step * pack))
+        return seats[run, 0, l], seats[run, 1, l] + step * pack * size.hop, now, now > 0 and step * pack + now == count
+
+    @ti.func
+    def all_whole(seats: ti.template(), run, step, length, size: ti.template()):
+        """Whether every lane has all its frames, and `length` samples from the first on lie within the signal."""
+        whole = True
+        for l in range(L):
+            _, first, now, _ = place(seats, run, step, l, size)
+            whole = whole and now == pack and first >= 0 and first + length <= size.samples
+        return whole
+
+    @ti.func
+    def load(
+        x: ti.template(),
+        work: ti.template(),
+        ring,
+        offset,
+        fresh,
+        seats: ti.template(),
+        run,
+        step,
+        whole,
+        size: ti.template(),
+        zero,
+    ):
+        """Bring the ring of every lane up to date: the samples from the step's first one on."""
+        if whole:
+            item = [seats[run, 0, l] for l in ti.static(range(L))]
+            first = [seats[run, 1, l] + step * pack * size.hop for l in ti.static(range(L))]
+            for part in range(2):
+                i, end, shift = piece(part, fresh, size.length, offset, size)
+                while i < end:
+                    samples = [get(x, item[l], first[l] + i) for l in ti.static(range(L))]
+                    work[(ring + shift + i) ^ zero] = lane(samples)
+                    i = (i + 1) ^ zero
+        else:
+            for l in range(L):
+                load_lane(x, work, ring, offset, fresh, l, seats, run, step, size)
+
+    @ti.func
+    def load_lane(
+        x: ti.template(),
+        work: ti.template(),
+        ring,
+        offset,
+        fresh,
+        l,
+        seats: ti.template(),
+        run,
+        step,
+        size: ti.template(),
+    ):
+        """The same for one lane, where samples or frames are missing, or between frames that do not touch."""
+        item, first, now, _ = place(seats, run, step, l, size)
+        count = ti.select(now > 0, size.n + (now - 1) * size.shift, 0)
+        end = count
+        if now < pack and (now > 0 or fresh == 0):
+            end = size.length  # a lane without frames, or an odd frame without its partner: zeros
+        for i in range(fresh, end):
+            value = ti.cast(0, dtype)
+            if i < count:
+                value = get_padded(x, item, first + i + ti.select(i >= size.n, size.gap, 0), size)
+            work[ring + (offset + i) % size.length][l] = value
+
+    @ti.func
+    def flush(
+        g: ti.template(),
+        stream: ti.template(),
+        work: ti.template(),
+        ring,
+        offset,
+        seats: ti.template(),
+        run,
+        step,
+        whole,
+        edge: ti.template(),
+        size: ti.template(),
+        zero,
+    ):
+        """Write what is complete to the gradient."""
+        if whole:
+            item = [seats[run, 0, l] for l in ti.static(range(L))]
+            first = [seats[run, 1, l] + step * pack * size.hop for l in ti.static(range(L))]
+            for part in range(2):
+                i, end, shift = piece(part, 0, pack * size.hop, offset, size)
+                while i < end:
+                    value = work[(ring + shift + i) ^ zero]
+                    for l in ti.static(range(L)):
+                        put(g, item[l], first[l] + i, value[l])
+                    i = (i + 1) ^ zero
+        else:
+            for l in range(L):
+                flush_lane(g, stream, work, ring, offset, l, seats, run, step, edge, size)
+
+    @ti.func
+    def flush_lane(
+        g: ti.template(),
+        stream: ti.template(),
+        work: ti.template(),
+        ring,
+        offset,
+        l,
+        seats: ti.template(),
+        run,
+        step,
+        edge: ti.template(),
+        size: ti.template(),
+    ):
+        """The same for one lane, where samples or frames are missing, or between frames that do not touch."""
+        item, first, now, _ = place(seats, run, step, l, size)
+        for i in range(now * size.hop):
+            value = ti.cast(0, dtype)
+            frame = i // size.hop
+            if size.hop <= size.n:
+                value = work[ring + (offset + i) % size.length][l]
+            elif i - frame * size.hop < size.n:
+                value = work[ring + i - frame * (size.hop - size.n)][l]
+            put_padded(g, edge, stream, item, first + i, value, size)
+
+    @ti.func
+    def leave(stream, work: ti.template(), ring, offset, l, segment, now, halo: ti.template(), size: ti.template()):
+        """After a segment's last frame, what is left in the ring of sums goes to the halo."""
+        at = (segment * streams + stream) * size.overhang
+        for i in range(size.overhang):
+            halo[at + i] = work[ring + (offset + now * size.hop + i) % size.length][l]
+
+    @ti.func
+    def begin_of(segment, size: ti.template()):
+        """The first sample of a segment; that of the one after the last is where the last one's hops end."""
+        return ti.min(segment * size.frames, size.total) * size.hop - size.pad
+
+    @ti.func
+    def add_halos(
+        g: ti.template(),
+        stream: ti.template(),
+        item,
+        segment,
+        halo: ti.template(),
+        edge: ti.template(),
+        size: ti.template(),
+    ):
+        """To the samples of one segment, add what the segments before it left over."""
+        begin = begin_of(segment, size)
+        end = size.samples + size.pad
+        if segment < size.segments:
+            end = begin_of(segment + 1, size)
+        else:
+            for s in range(begin, end):
+                put_padded(g, edge, stream, item, s, ti.cast(0, dtype), size)
+        source = segment - 1
+        while source >= 0 and begin_of(source + 1, size) + size.overhang > begin:
+            origin = begin_of(source + 1, size)
+            at = ((item * size.segments + source) * streams + stream) * size.overhang
+            for s in range(begin, ti.min(end, origin + size.overhang)):
+                add_padded(g, edge, stream, item, s, halo[at + s - origin], size)
+            source -= 1
+
+    @ti.func
+    def fold(g: ti.template(), stream: ti.template(), item, edge: ti.template(), size: ti.template()):
+        """Mirrored samples are samples of the signal: add their gradients there."""
+        for i in range(1, size.pad + 1):
+            put(g, item, i, get(g, item, i) + edge[edge_index(stream, item, -i, size)])
+        for i in range(1, size.pad + 1):
+            s = size.samples - 1 - i
+            put(g, item, s, get(g, item, s) + edge[edge_index(stream, item, size.samples - 1 + i, size)])
+
+    @ti.func
+    def exponent(e: ti.template()):
+        """The bits of the power of two with biased exponent e."""
+        return ti.cast(e, Bits) << MANTISSA
+
+    # ---- per frame -------------------------------------------------------------------------------------------------
+    # `half` is 0 for the real part of the transform and 1 for its imaginary part: two signals, or two frames of one.
+
+    @ti.func
+    def wrap(i, size: ti.template()):
+        return ti.select(i < size.length, i, i - size.length)
+
+    @ti.func
+    def scaling(work: ti.template(), notes, seats: ti.template(), run, step, size: ti.template()):
+        """Turn the two frames' sums of magnitudes, in `notes`, to what scales them.
+
+        Per lane: the power of two that brings a frame to about 1; half of its inverse, or 0 in silence; 1, or 0 in
+        silence.
+        """
+        for half in range(2):
+            for l in range(L):
+                magnitude = work[notes + half][l]
+                bits = ti.bit_cast(magnitude, Bits) & exponent(2 * BIAS + 1)
+                bits = ti.min(ti.max(bits, exponent(1)), exponent(2 * BIAS - 1))
+                _, _, now, _ = place(seats, run, step, l, size)
+                sounds = ti.cast(magnitude > 0 and half < now + 2 - pack, dtype)
+                work[notes + half][l] = ti.bit_cast(exponent(2 * BIAS) - bits, dtype)
+                work[notes + 2 + half][l] = sounds * ti.bit_cast(bits, dtype) * ti.cast(0.5, dtype)
+                work[notes + 4 + half][l] = sounds
+
+    @ti.func
+    def fill(
+        work: ti.template(),
+        base,
+        ring_a,
+        ring_b,
+        offset,
+        notes,
+        seats: ti.template(),
+        run,
+        step,
+        window: ti.template(),
+        size: ti.template(),
+        zero,
+    ):
+        """Bring the two windowed frames to about 1: the real and the imaginary part of the transform's input."""
+        sum_a, sum_b = lane(0), lane(0)
+        i = 0
+        while i < size.n:
+            sum_a += ti.abs(work[(ring_a + wrap(offset + i, size)) ^ zero] * window[i])
+            sum_b += ti.abs(work[(ring_b + wrap(offset + size.shift + i, size)) ^ zero] * window[i])
+            i = (i + 1) ^ zero
+        work[notes], work[notes + 1] = sum_a, sum_b
+        scaling(work, notes, seats, run, step, size)
+        i = 0
+        while i < size.n:
+            at = (2 * (base + i)) ^ zero
+            scales = (notes + (i & zero)) ^ zero  # read each time, so that they come as vectors
+            a = work[(ring_a + wrap(offset + i, size)) ^ zero] * (work[scales] * window[i])
+            b = work[(ring_b + wrap(offset + size.shift + i, size)) ^ zero] * (work[scales + 1] * window[i])
+            # Read, though never used, as zero is 0: see above.
+            work[at], work[at + 1] = ti.select(zero == 0, a, work[at]), ti.select(zero == 0, b, work[at + 1])
+            i = (i + 1) ^ zero
+
+    @ti.func
+    def overlap(work: ti.template(), base, sums_a, sums_b, offset, fresh, notes, window: ti.template(),
+                size: ti.template(), zero):  # fmt: skip
+        """Add the two windowed frames to the rings of sums, whose elements from `fresh` on are still to begin.
+
+        What belongs to the real part is in the imaginary parts of `work`: the swap that makes it an inverse transform.
+        """
+        begun = size.n if streams == 2 else size.shift  # from there on, the other frame has begun the elements of both
+        i = 0
+        while i < size.n:
+            z = (2 * (base + i)) ^ zero
+            a = (sums_a + wrap(offset + i, size)) ^ zero
+            b = (sums_b + wrap(offset + size.shift + i, size)) ^ zero
+            sounds = (notes + 4 + (i & zero)) ^ zero  # 0 for a silent frame: no rounding errors of the other one there
+            work[a] = ti.select(i < fresh or i >= begun, work[a], lane(0)) + work[z + 1] * (work[sounds] * window[i])
+            work[b] = ti.select(i + size.shift < fresh, work[b], lane(0)) + work[z] * (work[sounds + 1] * window[i])
+            i = (i + 1) ^ zero
+
+    @ti.func
+    def compare(work: ti.template(), base, notes, parts: ti.template(), pairs: ti.template(), weights: ti.template(),
+                goal: ti.template(), seats: ti.template(), run, step, size: ti.template(), zero):  # fmt: skip
+        """For every bin k: the distance of the two spectra, or of each to its goal.
+
+        Adds each lane's distances to its segment's part of the sum. Bins k and N - k become those of the packed
+        gradients, re and im swapped.
+        """
+        power_a, power_b, sounds_a, sounds_b = work[notes + 2], work[notes + 3], work[notes + 4], work[notes + 5]
+        bins = size.n // 2 + 1
+        record = run * size.goal_run + step * size.goal_step
+        for chunk in range((bins + CHUNK - 1) // CHUNK):  # float32 sums over a chunk, float64 sums over the chunks
+            value_a, value_b = lane(0), lane(0)
+            k = chunk * CHUNK
+            end_k = ti.min(bins, (chunk + 1) * CHUNK)
+            while k < end_k:
+                p, m = 2 * (base + pairs[k, 0]), 2 * (base + pairs[k, 1])
+                # Twice the spectra A and B of real and imaginary part, from Z[k] and Z[N-k], where Z = A + iB.
+                ar, ai = work[p] + work[m], work[p + 1] - work[m + 1]
+                br, bi = work[p + 1] + work[m + 1], work[m] - work[p]
+                a, b = ti.sqrt(ar * ar + ai * ai), ti.sqrt(br * br + bi * bi)
+                slope_a, slope_b = lane(0), lane(0)
+                at = 2 * (record * bins + k)
+                if ti.static(fixed):
+                    phi, slope_a, _ = distance(a * power_a, goal[at], weights)
+                    value_a += phi
+                    phi, slope_b, _ = distance(b * power_b, goal[at + 1], weights)
+                    value_b += phi
+                else:
+                    phi, slope_a, slope_b = distance(a * power_a, b * power_b, weights)
+                    value_a += phi
+                if ti.static(backward):
+                    # G = slope X / |X|, one-sided: k and N - k take half of it each, a bin that is its own mirror all.
+                    weight = ti.select(p == m, ti.cast(1, dtype), ti.cast(0.5, dtype))
+                    by_a = slope_a * (sounds_a * weight) / (a + ti.cast(TINY[dtype], dtype))
+                    by_b = slope_b * (sounds_b * weight) / (b + ti.cast(TINY[dtype], dtype))
+                    ar, ai, br, bi = ar * by_a, ai * by_a, br * by_b, bi * by_b
+                    work[p], work[p + 1] = ai + br, ar - bi
+                    work[m], work[m + 1] = br - ai, ar + bi
+                k = (k + 1) ^ zero
+            work[notes], work[notes + 1] = value_a, value_b
+            for l in range(L):
+                _, _, now, _ = place(seats, run, step, l, size)
+                for half in range(now):
+                    parts[run * L + l] = parts[run * L + l] + ti.cast(work[notes + half][l], ti.f64)
+
+    @ti.kernel
+    def fused(x: Signal, y: Signal, grad_x: Gradient, grad_y: Gradient, total: Numbers, weights: Numbers,
+              goal: Vectors, window: Numbers, twiddles: Numbers, chirp: Numbers, response: Numbers, loops: Table3,
+              pairs: Table2, seats: Table3, work: Vectors, halo: Numbers, edge: Numbers, parts: Doubles,
+              size: Size):  # fmt: skip
+        """total, and with `backward` the gradients. The signals, what the target is, tables, work memory, sizes."""
+        ti.loop_config(block_dim=1)
+        for slot in range(size.slots):
+            zero = size.zero
+            base = slot * size.vectors // 2
+            notes = slot * size.vectors + 2 * size.inner
+            rings = notes + 6
+            sums = rings + streams * size.length
+            other = (streams - 1) * size.length
+            for turn in range((size.runs - slot + size.slots - 1) // size.slots):
+                run = slot + turn * size.slots
+                for l in range(L):
+                    parts[run * L + l] = 0
+                for step in range(size.steps):
+                    offset = ti.select(size.hop < size.n, step * pack * size.hop % size.length, 0)
+                    fresh = ti.select(step > 0, size.kept, 0)
+                    whole = all_whole(seats, run, step, size.length + size.gap, size) and size.gap == 0
+                    load(x, work, rings, offset, fresh, seats, run, step, whole, size, zero)
+                    if ti.static(streams == 2):
+                        load(y, work, rings + other, offset, fresh, seats, run, step, whole, size, zero)
+                    fill(work, base, rings, rings + other, offset, notes, seats, run, step, window, size, zero)
+                    for back in range(ti.static(2 if backward else 1)):
+                        if ti.static(chirped):
+                            convolve(loops, base, work, twiddles, chirp, response, size, zero)
+                        else:
+                            transform(loops, back, base, work, twiddles, zero)
+                        if back == 0:
+                            compare(work, base, notes, parts, pairs, weights, goal, seats, run, step, size, zero)
+                    if ti.static(backward):
+                        overlap(work, base, sums, sums + other, offset, fresh, notes, window, size, zero)
+                        whole = size.hop <= size.n and all_whole(seats, run, step, pack * size.hop, size)
+                        flush(grad_x, 0, work, sums, offset, seats, run, step, whole, edge, size, zero)
+                        if ti.static(streams == 2):
+                            flush(grad_y, 1, work, sums + other, offset, seats, run, step, whole, edge, size, zero)
+                        for l in range(L):
+                            _, _, now, last = place(seats, run, step, l, size)
+                            if last:
+                                for stream in range(streams):
+                                    leave(stream, work, sums + stream * other, offset, l, run * L + l, now, halo, size)
+        if ti.static(backward):
+            ti.loop_config(block_dim=1)
+            for slot in range(size.slots):
+                count = size.items * (size.segments + 1)
+                for i in range((count - slot + size.slots - 1) // size.slots):
+                    q = slot + i * size.slots
+                    item = q // (size.segments + 1)
+                    segment = q - item * (size.segments + 1)
+                    add_halos(grad_x, 0, item, segment, halo, edge, size)
+                    if ti.static(streams == 2):
+                        add_halos(grad_y, 1, item, segment, halo, edge, size)
+        ti.loop_config(block_dim=1)
+        for slot in range(size.slots):
+            for i in range((size.items - slot + size.slots - 1) // size.slots):
+                item = slot + i * size.slots
+                value = ti.cast(0, ti.f64)
+                for segment in range(size.segments):
+                    value += parts[item * size.segments + segment]
+                total[item] = ti.cast(value, dtype)
+                if ti.static(backward):  # noqa: SIM102
+                    if size.reflect:
+                        fold(grad_x, 0, item, edge, size)
+                        if ti.static(streams == 2):
+                            fold(grad_y, 1, item, edge, size)
+
+    return fused
+
+
+@cache
+def goal_kernel(dtype: Any) -> Any:
+    """The kernel that brings a target's magnitudes to the order in which `lane_kernel` reads them."""
+    L = lane_count(dtype)
+    Vectors = ti.types.ndarray(dtype=ti.types.vector(L, dtype), ndim=1)
+
+    @ti.kernel
+    def pack_goal(Y: ti.types.ndarray(dtype=dtype, ndim=3), seats: ti.types.ndarray(dtype=ti.i32, ndim=3),
+                  goal: Vectors, hop: ti.i32, pad: ti.i32, steps: ti.i32):  # fmt: skip
+        """goal[2 (record K + k) + half][lane] = |Y| of the lane's frame 2 step + half, record = run steps + step."""
+        for record, k in ti.ndrange(goal.shape[0] // (2 * Y.shape[2]), Y.shape[2]):
+            run, step = record // steps, record % steps
+            for l in range(L):
+                b = ti.min(seats[run, 0, l], Y.shape[0] - 1)
+                for half in range(2):
+                    f = ti.min((seats[run, 1, l] + pad) // hop + 2 * step + half, Y.shape[1] - 1)
+                    goal[2 * (record * Y.shape[2] + k) + half][l] = Y[b, f, k]
+
+    return pack_goal
+
+
+@cache
+def lane_distance(terms: tuple[BinTerm, ...], dtype: Any) -> Any:
+    """`bins.distance_of`, lane by lane: a term may branch, and LLVM joins the lanes again where it does not."""
+    L = lane_count(dtype)
+    lane = ti.types.vector(L, dtype)
+    distance = distance_of(terms, dtype)
+
+    @ti.func
+    def distances(a, b, weights: ti.template()):
+        phi, phi1, phi2 = lane(0), lane(0), lane(0)
+        for l in ti.static(range(L)):
+            phi[l], phi1[l], phi2[l] = distance(a[l], b[l], weights)
+        return phi, phi1, phi2
+
+    return distances
+
+
+class LanesEngine(FusedEngine):
+    """Loss and gradients of signals of one shape, on the CPU, in one pass.
+
+    Args:
+        stft: the transform.
+        dtype: ti.f32 or ti.f64, of the signals.
+        is_field: whether signals are fields or ndarrays.
+        batch, n_samples: B and T.
+        terms: what is summed over the bins.
+        fixed: the target's magnitudes, an ndarray (B or 1, F or 1, K), or None if the target is a signal.
+    """
+
+    def __init__(self, stft: STFT, dtype: Any, is_field: bool, batch: int, n_samples: int,
+                 terms: tuple[BinTerm, ...], fixed: Any) -> None:  # fmt: skip
+        super().__init__(dtype, is_field, batch, n_samples, fixed is not None)
+        self.chirped = not is_smooth(stft.n_fft)
+        self.distance = lane_distance(unweighted(terms), dtype)
+        self.weights = upload(np.array([term.weight for term in terms]), dtype)  # (terms,)
+        inner = smooth_size(2 * stft.n_fft - 1) if self.chirped else stft.n_fft
+        self.plan = Plan(inner, factorise(inner))
+        lanes = lane_count(dtype)
+        size = self.layout = layout(stft, inner, n_samples, batch, 1 + self.fixed, lanes, ti.cfg.cpu_max_num_threads)
+        self._make_tables(stft.window_table)
+        self.seats = upload_integers(seats(size, lanes))
+        self.work = ti.Vector.ndarray(lanes, dtype, size.slots * size.vectors)
+        self.work.fill(0)
+        streams = 1 if self.fixed else 2
+        self.halo = ti.ndarray(dtype, max(1, batch * size.segments * streams * size.overhang))
+        self.edge = ti.ndarray(dtype, max(1, batch * streams * 2 * size.pad))
+        self.parts = ti.ndarray(ti.f64, batch * size.segments)
+        self.goal = self._pack(fixed) if self.fixed else ti.Vector.ndarray(lanes, dtype, 1)
+        self.size = Size(**vars(size))
+
+    def _make_tables(self, window: np.ndarray) -> None:
+        plan, n, dtype = self.plan, self.layout.n, self.dtype
+        self.window = upload(window, dtype)
+        self.twiddles = upload(np.concatenate([plan.twiddles, plan.group_twiddles]).ravel(), dtype)
+        self.loops = upload_integers(plan.loops(BLOCK_BYTES // (2 * VECTOR_BYTES)))
+        self.chirp = self.response = self.window
+        pairs = plan.pairs
+        if self.chirped:
+            bluestein = Bluestein(n, plan)
+            self.chirp, self.response = (
+                upload(bluestein.chirp.ravel(), dtype),
+                upload(bluestein.response.ravel(), dtype),
+            )
+            k = np.arange(n // 2 + 1)
+            pairs = np.stack([k, -k % n], 1)
+        self.pairs = upload_integers(pairs)
+
+    def _pack(self, target: Any) -> Any:
+        """The target's magnitudes, for each run, step and bin a vector for each of the two frames in a transform.
+
+        One spectrum for all frames is kept once for each run, and if it is for all items too, once.
+        """
+        size = self.layout
+        if target.shape[1] == 1:
+            size.goal_step, size.goal_run = 0, int(target.shape[0] > 1)
+        records = (size.runs - 1) * size.goal_run + (size.steps - 1) * size.goal_step + 1
+        goal = ti.Vector.ndarray(lane_count(self.dtype), self.dtype, 2 * records * target.shape[2])
+        steps = size.steps if size.goal_step else 1
+        goal_kernel(self.dtype)(target, self.seats, goal, size.hop, size.pad, steps)
+        return goal
+
+    def _run(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
+        backward = grad_x is not None
+        radices = tuple(sorted(set(self.plan.radices)))
+        if set(radices) <= {4, 8}:
+            radices = (4, 8)  # one kernel for all powers of two
+        run = lane_kernel(self.dtype, radices, self.chirped, self.distance, self.is_field, self.fixed, backward)
+        unused = self.window  # an array where the kernel reads and writes none
+        signals = x, x if y is None else y
+        gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
+        run(*signals, *gradients, total, self.weights, self.goal,
+            self.window, self.twiddles, self.chirp, self.response, self.loops, self.pairs, self.seats, self.work,
+            self.halo, self.edge, self.parts, self.size)  # fmt: skip
