@@ -6,16 +6,21 @@ from taichi_spec.loss import SpectralLoss
 from taichi_spec.runtime import init
 from taichi_spec.stft import STFT
 from taichi_spec.target import Target
-from taichi_spec.terms import BinTerm, Magnitude
+from taichi_spec.terms import BinTerm, Complex, LogMagnitude, Magnitude, Power, SpectralConvergence, Transport
 
 __version__ = "0.1.0"
 
 __all__ = [
     "STFT",
     "BinTerm",
+    "Complex",
+    "LogMagnitude",
     "Magnitude",
+    "Power",
+    "SpectralConvergence",
     "SpectralLoss",
     "Target",
+    "Transport",
     "init",
     "optim",
     "reference",
