@@ -5,8 +5,10 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import taichi as ti
 
+from taichi_spec.arrays import numpy_dtype
 from taichi_spec.framing import counterpart
 from taichi_spec.terms.base import QUANTITIES, Term, check_finite_number, check_p, distance_power
 
@@ -32,8 +34,8 @@ class Transport(Term):
         ∂/∂P'[k] = Δ (s[k] − Σ_j p_j s_j) / ΣP'               the normalisation takes the mean off
         ∂/∂P[k]  = ∂/∂P'[k] where P'[k] > 0, else 0;          and −floor · Σ_{P'>0} ∂/∂P' more for the largest bin
 
-    and for y likewise with −s. All sums run from the top bin down, where d = 0 exactly: above both spectra the
-    rounding of a running sum from below would give p = 1 a sign of noise.
+    and for y likewise with −s. All sums run from the top bin down, where d = 0 exactly, and a d below the rounding
+    of such a sum counts as 0: p = 1 takes no sign from noise, and equal spectra cost nothing at any two levels.
 
     Args:
         p: the power, 1 or 2.
@@ -82,6 +84,12 @@ def transport_kernels(dtype: Any, p: int, fixed: bool) -> SimpleNamespace:
     Both run one thread a frame, from the top bin down.
     """
     Array = ti.types.ndarray()
+    rounding = float(16 * np.finfo(numpy_dtype(dtype)).eps)  # of a sum of shares of 1
+
+    @ti.func
+    def distance(d):
+        """|d|^p and its slope."""
+        return distance_power(ti.select(abs(d) > dtype(rounding), d, 0), p, dtype)
 
     @ti.func
     def largest(P: ti.template(), b, f):
@@ -125,8 +133,8 @@ def transport_kernels(dtype: Any, p: int, fixed: bool) -> SimpleNamespace:
                 d = ti.cast(0, dtype)
                 for k_down in range(K):
                     k = K - 1 - k_down
-                    distance, _ = distance_power(d, p, dtype)
-                    frame += distance
+                    cost, _ = distance(d)
+                    frame += cost
                     d -= ti.max(A[b, f, k] - least_x, 0) * scale_x - ti.max(R[i, j, k] - least_y, 0) * scale_y
             partial[b, f, 0] = step * frame
         for b in range(A.shape[0]):
@@ -150,7 +158,7 @@ def transport_kernels(dtype: Any, p: int, fixed: bool) -> SimpleNamespace:
                     k = K - 1 - k_down
                     x = ti.max(A[b, f, k] - least_x, 0) * scale_x
                     y = ti.max(R[i, j, k] - least_y, 0) * scale_y
-                    _, psi = distance_power(d, p, dtype)
+                    _, psi = distance(d)
                     s += psi
                     mean_x += x * s
                     mean_y += y * s
@@ -161,7 +169,7 @@ def transport_kernels(dtype: Any, p: int, fixed: bool) -> SimpleNamespace:
                 for k_down in range(K):
                     k = K - 1 - k_down
                     x, y = ti.max(A[b, f, k] - least_x, 0) * scale_x, ti.max(R[i, j, k] - least_y, 0) * scale_y
-                    _, psi = distance_power(d, p, dtype)
+                    _, psi = distance(d)
                     s += psi
                     if x > 0:
                         grad = factor * scale_x * (s - mean_x)
