@@ -25,7 +25,7 @@ def sources(n_samples: int, stft: STFT) -> tuple[NDArray[np.int64], NDArray[np.b
     n_frames = stft.n_frames(n_samples)
     s = np.arange(n_frames)[:, None] * stft.hop_length + np.arange(stft.n_fft) - stft.pad  # (F, N)
     inside = (s >= 0) & (s < n_samples)
-    if stft.pad_mode == "reflect":
+    if stft.center and stft.pad_mode == "reflect":
         s = np.where(s < 0, -s, s)
         s = np.where(s >= n_samples, 2 * (n_samples - 1) - s, s)
         inside = np.ones_like(inside)
@@ -181,7 +181,7 @@ def value_and_grad(
     step = 1 / stft_.n_fft if bands is None else 1 / (2 * len(M))
     X = w * stft(x, stft_)
     Y = w * (np.asarray(magnitudes, dtype=np.float64) if y is None else stft(y, stft_))
-    Y = np.broadcast_to(Y, X.shape)
+    Y = np.broadcast_to(Y, X.shape).astype(np.complex128)
     toward_x, toward_y = direction(X), direction(Y)
     if zero_phase == "target":
         toward_x = np.where(X == 0, toward_y, toward_x)
