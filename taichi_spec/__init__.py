@@ -1,6 +1,7 @@
 """Differentiable spectral losses as Taichi kernels, with a hand-written backward."""
 
-from taichi_spec import optim, reference
+from taichi_spec import optim, presets, reference
+from taichi_spec.bands import a_weighting, mel_filterbank
 from taichi_spec.functional import spectral_loss, stft, value_and_grad
 from taichi_spec.loss import SpectralLoss
 from taichi_spec.runtime import init
@@ -21,8 +22,11 @@ __all__ = [
     "SpectralLoss",
     "Target",
     "Transport",
+    "a_weighting",
     "init",
+    "mel_filterbank",
     "optim",
+    "presets",
     "reference",
     "spectral_loss",
     "stft",
