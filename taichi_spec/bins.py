@@ -1,102 +1,175 @@
-"""What happens in a bin: the distance of two magnitudes, its sum, and its cotangent.
+"""What happens in a bin: the distances of the two spectra there, their sums, and their slopes.
 
-forward     L      = Σ_f Σ_k φ(|X|, |Y|)
-backward    G[k,f] = ∂L · φ₁(|X|, |Y|) · X / |X|,   and for y: ∂L · φ₂(|X|, |Y|) · Y / |Y|
+Terms compare quantities: magnitudes |X|, powers |X|² (of bins, or of bands: `measure`), or the spectra themselves.
+
+forward     S[b, j] = Σ_f Σ_k s_j(A, R)                        j: one column a `BinTerm`, `Complex` or `Transport`,
+            value_t = g_t(S)                                   two for `SpectralConvergence`, where g is not S itself
+            total   = Σ_t weight[b, t] · value_t
+backward    c[b, j] = weight[b, t] · ∂g_t/∂S[b, j]             found by the forward pass: `finish`
+            ∂A      = upstream[b] Σ_j c[b, j] ∂s_j/∂A          `slopes`
 """
 
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import taichi as ti
 
-from taichi_spec.terms import BinTerm
+from taichi_spec.framing import counterpart
+from taichi_spec.polar import polar
+from taichi_spec.terms import BinTerm, Complex, SpectralConvergence, Term
 
 CHUNK = 128
 
-
-@ti.func
-def polar(re, im):
-    """|z| and z / |z|, both 0 at z = 0; scaled, so that |z|² neither underflows nor overflows."""
-    largest = ti.max(abs(re), abs(im))
-    r, u, v = largest, largest, largest
-    if largest > 0:
-        u, v = re / largest, im / largest
-        norm = ti.sqrt(u * u + v * v)
-        r, u, v = largest * norm, u / norm, v / norm
-    return r, u, v
+Parts = tuple[tuple[int, Any], ...]  # (column, what is summed there)
 
 
 def distance_of(terms: tuple[BinTerm, ...], dtype: Any) -> Any:
-    """A `ti.func` (a, b, weights) → φ, ∂φ/∂a, ∂φ/∂b: the weighted sum of the terms."""
+    """A `ti.func` (a, b, weights) → φ, ∂φ/∂a, ∂φ/∂b of the magnitudes a and b: the weighted sum of the terms."""
 
     @ti.func
     def distance(a, b, weights: ti.template()):
         phi, phi1, phi2 = ti.cast(0, dtype), ti.cast(0, dtype), ti.cast(0, dtype)
         for i in ti.static(range(len(terms))):
-            value, slope1, slope2 = terms[i].distance(a, b, dtype)
-            phi += weights[i] * value
-            phi1 += weights[i] * slope1
-            phi2 += weights[i] * slope2
+            if ti.static(terms[i].quantity == "power"):
+                value, slope1, slope2 = terms[i].distance(a * a, b * b, dtype)
+                phi += weights[i] * value
+                phi1 += weights[i] * slope1 * 2 * a
+                phi2 += weights[i] * slope2 * 2 * b
+            else:
+                value, slope1, slope2 = terms[i].distance(a, b, dtype)
+                phi += weights[i] * value
+                phi1 += weights[i] * slope1
+                phi2 += weights[i] * slope2
         return phi, phi1, phi2
 
     return distance
 
 
-@cache
-def bin_kernels(terms: tuple[BinTerm, ...], dtype: Any, fixed: bool) -> SimpleNamespace:
-    """The kernels `compare` (value) and `cotangent` (derivative).
+def columns_of(terms: tuple[Term, ...]) -> tuple[int, ...]:
+    """The first column of each term's sums, and the number of columns."""
+    sizes = [len(term.parts) if isinstance(term, SpectralConvergence) else 1 for term in terms]
+    return (0, *(int(i) for i in np.cumsum(sizes)))
 
-    With `fixed`, Y is an array of magnitudes (B or 1, F or 1, K), analysed before; otherwise it is the block's
-    spectrum, as X is: (B, block, K, 2).
-    """
+
+def bin_parts(terms: tuple[Term, ...], quantity: str) -> Parts:
+    """What is summed over the bins' magnitudes or powers."""
+    parts: list[tuple[int, Any]] = []
+    for term, first in zip(terms, columns_of(terms), strict=False):
+        listed = (term,) if isinstance(term, BinTerm) else term.parts if isinstance(term, SpectralConvergence) else ()
+        parts += [(first + j, part) for j, part in enumerate(listed) if part.quantity == quantity]
+    return tuple(parts)
+
+
+def complex_parts(terms: tuple[Term, ...]) -> Parts:
+    """What is summed over the spectra."""
+    return tuple((i, term) for i, term in zip(columns_of(terms), terms, strict=False) if isinstance(term, Complex))
+
+
+@cache
+def bin_kernels(parts: Parts, dtype: Any, fixed: bool) -> SimpleNamespace:
+    """The kernels `compare` (sums) and `slopes` of magnitudes or powers A and R  # (B, block, J)"""
     Array = ti.types.ndarray()
-    distance = distance_of(terms, dtype)
+    P = len(parts)
 
     @ti.func
-    def target(Y: ti.template(), b, f, k, first):
-        """|Y| and Y / |Y| of frame first + f."""
-        r, u, v = ti.cast(0, dtype), ti.cast(0, dtype), ti.cast(0, dtype)
-        if ti.static(fixed):
-            r = Y[ti.min(b, Y.shape[0] - 1), ti.min(first + f, Y.shape[1] - 1), k]
-        else:
-            r, u, v = polar(Y[b, f, k, 0], Y[b, f, k, 1])
-        return r, u, v
+    def values(A: ti.template(), R: ti.template(), b, f, k, first):
+        i, j = counterpart(R, b, f, first, fixed)
+        result = ti.Vector.zero(dtype, P)
+        for c in ti.static(range(P)):
+            result[c], _, _ = parts[c][1].distance(A[b, f, k], R[i, j, k], dtype)
+        return result
 
     @ti.kernel
-    def compare(X: Array, Y: Array, weights: Array, partial: Array, total: Array, first: ti.i32, count: ti.i32):
-        """total[b] += Σ_f Σ_k φ(|X|, |Y|) over a block of frames: bins in order, then frames in order."""
-        for b, f in ti.ndrange(X.shape[0], count):
-            frame = ti.cast(0, dtype)
-            for chunk in range((X.shape[2] + CHUNK - 1) // CHUNK):  # a sum of sums rounds less than one long one
-                part = ti.cast(0, dtype)
-                for k in range(chunk * CHUNK, ti.min((chunk + 1) * CHUNK, X.shape[2])):
-                    a, _, _ = polar(X[b, f, k, 0], X[b, f, k, 1])
-                    r, _, _ = target(Y, b, f, k, first)
-                    phi, _, _ = distance(a, r, weights)
-                    part += phi
-                frame += part
-            partial[b, f] = frame
-        for b in range(X.shape[0]):
-            block = ti.cast(0, dtype)
-            for f in range(count):
-                block += partial[b, f]
-            total[b] = total[b] + block
-
-    @ti.kernel
-    def cotangent(X: Array, Y: Array, weights: Array, upstream: Array, first: ti.i32, count: ti.i32):
-        """X ← G of x and, unless the target is fixed, Y ← G of y, in place."""
-        for b, f, k in ti.ndrange(X.shape[0], count, X.shape[2]):
-            a, u, v = polar(X[b, f, k, 0], X[b, f, k, 1])
-            r, p, q = target(Y, b, f, k, first)
-            _, phi1, phi2 = distance(a, r, weights)
-            X[b, f, k, 0] = upstream[b] * phi1 * u
-            X[b, f, k, 1] = upstream[b] * phi1 * v
+    def slopes(A: Array, R: Array, dA: Array, dR: Array, coefficients: Array, upstream: Array, items: Array,
+               first: ti.i32, count: ti.i32):  # fmt: skip
+        """dA ← upstream · Σ_c coefficient · ∂s_c/∂A, and dR likewise unless R is fixed; 0 in frames beyond an item."""
+        for b, f, k in ti.ndrange(A.shape[0], count, A.shape[2]):
+            slope1, slope2 = ti.cast(0, dtype), ti.cast(0, dtype)
+            if first + f < items[b, 1]:
+                i, j = counterpart(R, b, f, first, fixed)
+                for c in ti.static(range(P)):
+                    _, part1, part2 = parts[c][1].distance(A[b, f, k], R[i, j, k], dtype)
+                    slope1 += coefficients[b, parts[c][0]] * part1
+                    slope2 += coefficients[b, parts[c][0]] * part2
+            dA[b, f, k] = upstream[b] * slope1
             if ti.static(not fixed):
-                Y[b, f, k, 0] = upstream[b] * phi2 * p
-                Y[b, f, k, 1] = upstream[b] * phi2 * q
+                dR[b, f, k] = upstream[b] * slope2
 
-    return SimpleNamespace(compare=compare, cotangent=cotangent)
+    return SimpleNamespace(compare=summation(values, parts, dtype), slopes=slopes)
+
+
+@cache
+def complex_kernel(parts: Parts, dtype: Any, fixed: bool) -> Any:
+    """The kernel that sums the distances of spectra X and Y  # (B, block, K, 2)"""
+    P = len(parts)
+
+    @ti.func
+    def values(X: ti.template(), Y: ti.template(), b, f, k, first):
+        i, j = counterpart(Y, b, f, first, fixed)
+        result = ti.Vector.zero(dtype, P)
+        for c in ti.static(range(P)):
+            re, im = X[b, f, k, 0] - Y[i, j, k, 0], X[b, f, k, 1] - Y[i, j, k, 1]
+            result[c], _, _ = parts[c][1].distance(re, im)
+        return result
+
+    return summation(values, parts, dtype)
+
+
+def summation(values: Any, parts: Parts, dtype: Any) -> Any:
+    """The kernel sums[b, column] += Σ_f Σ_k values(A, R, b, f, k, first) over a block: bins in order, then frames."""
+    Array = ti.types.ndarray()
+    P = len(parts)
+
+    @ti.kernel
+    def compare(A: Array, R: Array, partial: Array, sums: Array, items: Array, first: ti.i32, count: ti.i32):
+        for b, f in ti.ndrange(A.shape[0], count):
+            frame = ti.Vector.zero(dtype, P)
+            if first + f < items[b, 1]:
+                for chunk in range((A.shape[2] + CHUNK - 1) // CHUNK):  # a sum of sums rounds less than one long one
+                    part = ti.Vector.zero(dtype, P)
+                    for k in range(chunk * CHUNK, ti.min((chunk + 1) * CHUNK, A.shape[2])):
+                        part += values(A, R, b, f, k, first)
+                    frame += part
+            for c in ti.static(range(P)):
+                partial[b, f, c] = frame[c]
+        for b in range(A.shape[0]):
+            block = ti.Vector.zero(dtype, P)
+            for f in range(count):
+                for c in ti.static(range(P)):
+                    block[c] += partial[b, f, c]
+            for c in ti.static(range(P)):
+                sums[b, parts[c][0]] = sums[b, parts[c][0]] + block[c]
+
+    return compare
+
+
+@cache
+def finish_kernel(terms: tuple[Term, ...], dtype: Any) -> Any:
+    """The kernel from the sums of an item to its values, its total, and the coefficients of the backward pass."""
+    Array = ti.types.ndarray()
+    columns = columns_of(terms)
+
+    @ti.kernel
+    def finish(sums: Array, weights: Array, coefficients: Array, values: Array, total: Array):
+        """values[b, t] ← weight · g_t(S),  total[b] ← Σ_t values,  coefficients[b, j] ← weight · ∂g_t/∂S_j."""
+        for b in range(sums.shape[0]):
+            item = ti.cast(0, dtype)
+            for t in ti.static(range(len(terms))):
+                if ti.static(isinstance(terms[t], SpectralConvergence)):
+                    S = ti.Vector([sums[b, j] for j in ti.static(range(columns[t], columns[t + 1]))])
+                    value, slopes = terms[t].combine(S, dtype)
+                    values[b, t] = weights[b, t] * value
+                    for j in ti.static(range(columns[t], columns[t + 1])):
+                        coefficients[b, j] = weights[b, t] * slopes[j - columns[t]]
+                else:
+                    values[b, t] = weights[b, t] * sums[b, columns[t]]
+                    coefficients[b, columns[t]] = weights[b, t]
+                item += values[b, t]
+            total[b] = item
+
+    return finish
 
 
 @cache
@@ -112,3 +185,17 @@ def magnitude_kernel(dtype: Any) -> Any:
             out[b, first + f, k] = r
 
     return magnitudes
+
+
+@cache
+def scale_kernel() -> Any:
+    """The kernel that multiplies each bin of a block's spectra by its weight."""
+    Array = ti.types.ndarray()
+
+    @ti.kernel
+    def scale(X: Array, weights: Array, count: ti.i32):
+        """X[b, f, k] ← weights[k] X[b, f, k]."""
+        for b, f, k, part in ti.ndrange(X.shape[0], count, X.shape[2], 2):
+            X[b, f, k, part] = weights[k] * X[b, f, k, part]
+
+    return scale

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taichi_spec.arrays import upload
 from taichi_spec.checks import check_choice
@@ -13,49 +14,104 @@ from taichi_spec.direct import DirectDFT
 from taichi_spec.fft.fused import FusedEngine
 from taichi_spec.fft.lanes import LanesEngine
 from taichi_spec.fft.memory import MemoryDFT
+from taichi_spec.resolutions import Items, Resolution, check_resolutions
 from taichi_spec.runtime import arch_name
-from taichi_spec.staged import BlockTransform, StagedEngine
+from taichi_spec.several import SumEngine
+from taichi_spec.staged import BlockTransform, StagedEngine, spectra_held
 from taichi_spec.stft import STFT, check_integer
 from taichi_spec.strategies import WAYS_BACK, check_per_bin
-from taichi_spec.target import Target
-from taichi_spec.terms import BinTerm, Term, as_terms
+from taichi_spec.target import FixedTarget, Target
+from taichi_spec.terms import BinTerm, Complex, Magnitude, Term, as_terms
 
 ENGINES = ("auto", "direct", "fft")
 REDUCTIONS = ("sum", "mean", "none")
+SCRATCH_BYTES = 2**28
 DIRECT_BELOW = 32  # up to here the direct DFT is as fast as an FFT through memory
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user chooses about a loss, checked.
+    """What a user chooses about a loss of one resolution, checked.
 
-    stft, terms, reduction, engine, backward, scratch_bytes: as in `SpectralLoss`.
+    terms, reduction, engine, backward, scratch_bytes, zero_phase: as in `SpectralLoss`.
+    resolution, items: the transform and the batch, with their weights.
     """
 
-    stft: STFT
-    terms: tuple[BinTerm, ...]
+    resolution: Resolution
+    items: Items
+    terms: tuple[Term, ...]
     reduction: str
     engine: str
     backward: str
     scratch_bytes: int
+    zero_phase: str | None
 
     @staticmethod
     def check(
-        stft: STFT | None, terms: Any, reduction: Any, engine: Any, backward: Any, scratch_bytes: Any
-    ) -> Options:
-        """The options, or an error that names the first wrong one."""
-        if stft is not None and not isinstance(stft, STFT):
-            raise TypeError(f"stft must be a taichi_spec.STFT, got {type(stft).__name__}")
+        stft: Any = None,
+        terms: Any = Magnitude(),
+        reduction: Any = "sum",
+        engine: Any = "auto",
+        backward: Any = "accumulate",
+        scratch_bytes: Any = SCRATCH_BYTES,
+        bands: Any = None,
+        bin_weights: Any = None,
+        stft_weights: Any = None,
+        item_weights: Any = None,
+        lengths: Any = None,
+        zero_phase: Any = None,
+    ) -> tuple[Options, ...]:
+        """The options of each resolution, or an error that names the first wrong one."""
+        resolutions = check_resolutions(stft, bands, bin_weights, stft_weights)
         if engine == "fft" and backward != "accumulate":
             raise ValueError(f"backward must be 'accumulate' with engine='fft', got {backward!r}; use engine='direct'")
-        return Options(
-            stft=stft or STFT(),
-            terms=_bin_terms(as_terms(terms)),
+        if zero_phase is not None:
+            check_choice("zero_phase", zero_phase, ("target",))
+        shared = dict(
+            items=Items.check(item_weights, lengths),
+            terms=as_terms(terms),
             reduction=check_choice("reduction", reduction, REDUCTIONS),
             engine=check_choice("engine", engine, ENGINES),
             backward=check_choice("backward", backward, tuple(WAYS_BACK)),
             scratch_bytes=check_integer("scratch_bytes", scratch_bytes, 1),
+            zero_phase=zero_phase,
         )
+        every = tuple(Options(resolution=resolution, **shared) for resolution in resolutions)
+        for options in every:
+            options._check_together()
+        return every
+
+    def _check_together(self) -> None:
+        """That the choices do not exclude each other."""
+        if self.backward != "accumulate" and not self.is_plain:
+            raise ValueError(
+                f"backward must be 'accumulate' unless all terms are BinTerm on whole, unweighted bins and items, "
+                f"got {self.backward!r}"
+            )
+        if self.resolution.bands is None:
+            return
+        least = self.resolution.bands.array.min()
+        for term in self.terms:
+            if isinstance(term, Complex):
+                raise ValueError(f"terms must be defined on magnitudes or powers to have bands, got {term!r}")
+            if least < 0 and not term.takes_negative:
+                raise ValueError(f"bands must not be negative for {term!r}, got {least} in it")
+
+    @property
+    def stft(self) -> STFT:
+        """The transform."""
+        return self.resolution.stft
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all that is asked for is sums over bins of what a `BinTerm` says, for any engine to do."""
+        on_bins = self.resolution.bands is None and self.resolution.bin_weights is None and self.zero_phase is None
+        return on_bins and self.items == Items() and all(isinstance(term, BinTerm) for term in self.terms)
+
+    @property
+    def needs_phase(self) -> bool:
+        """Whether the target's magnitudes are not enough."""
+        return self.zero_phase is not None or any(isinstance(term, Complex) for term in self.terms)
 
     @property
     def dft(self) -> Any:
@@ -64,39 +120,57 @@ class Options:
             return DirectDFT
         return choose_dft(self.engine, self.stft.n_fft)
 
-    def scale(self, batch: int, n_samples: int) -> float:
-        """What the sum over bins and frames is multiplied by: "mean" is over bins, frames and items."""
+    def term_weights(self, batch: int, n_samples: int) -> NDArray[np.float64]:
+        """What each term's value of each item is multiplied by in the loss  # (B, terms)
+
+        "mean" divides by the number of items, and each term by what its value is a sum of: bins and frames.
+        """
+        weights = np.array([term.weight for term in self.terms]) * self.resolution.weight
+        table = np.outer(np.ones(batch) if self.items.weights is None else self.items.weights, weights)
         if self.reduction == "mean":
-            return 1.0 / (batch * self.stft.n_bins * self.stft.n_frames(n_samples))
-        return 1.0
-
-
-def _bin_terms(terms: tuple[Term, ...]) -> tuple[BinTerm, ...]:
-    bin_terms = tuple(term for term in terms if isinstance(term, BinTerm))
-    if len(bin_terms) != len(terms):
-        raise TypeError(f"terms must be sums over bins (BinTerm), got {terms!r}")
-    return bin_terms
+            frames = [self.stft.n_frames(length) for length in self.items.lengths or (n_samples,) * batch]
+            counts = [[term.mean_over(self.resolution.n_values, f) for term in self.terms] for f in frames]
+            table /= batch * np.array(counts)
+        return table
 
 
 def make_engine(
-    options: Options, dtype: Any, is_field: bool, batch: int, n_samples: int, target: Target | None
-) -> StagedEngine | FusedEngine:
+    options: tuple[Options, ...], dtype: Any, is_field: bool, batch: int, n_samples: int, target: Target | None
+) -> Any:
     """The engine for signals of shape (batch, n_samples), `target` analysed if it is fixed.
 
     Raises:
         ValueError: the signals or the target do not fit the transform, or the scratch is too large.
     """
-    n_frames = options.stft.n_frames(n_samples)
+    for each in options:
+        each.items.check_fit(each.stft, batch, n_samples)
+        if target is not None:
+            target.check(each.stft, batch, n_samples)
+            if target.kind == "magnitudes" and each.needs_phase:
+                raise ValueError(f"target must be a signal for zero_phase='target' or Complex, got {target!r}")
+    engines = [_make_one(each, dtype, is_field, batch, n_samples, target) for each in options]
+    return engines[0] if len(engines) == 1 else SumEngine(engines, dtype, batch)
+
+
+def _make_one(
+    options: Options, dtype: Any, is_field: bool, batch: int, n_samples: int, target: Target | None
+) -> StagedEngine | FusedEngine:
+    """The engine of one resolution."""
+    stft, resolution = options.stft, options.resolution
     if options.backward == "per_bin":
-        check_per_bin(batch, n_frames, options.stft.n_fft, dtype, options.scratch_bytes)
-    fixed = None
-    if target is not None:
-        target.check(options.stft, batch, n_samples)
-        fixed = _analyse(target, options, dtype)
-    if options.dft is MemoryDFT and arch_name() == "cpu":
-        return LanesEngine(options.stft, dtype, is_field, batch, n_samples, options.terms, fixed)
-    transform = BlockTransform(options.stft, dtype, is_field, batch, n_samples, 2, options.scratch_bytes, options.dft)
-    return StagedEngine(transform, options.terms, fixed, WAYS_BACK[options.backward])
+        check_per_bin(batch, stft.n_frames(n_samples), stft.n_fft, dtype, options.scratch_bytes)
+    analysed = None if target is None else _analyse(target, options, dtype, batch)
+    weights = options.term_weights(batch, n_samples)
+    if options.is_plain and options.dft is MemoryDFT and arch_name() == "cpu":
+        magnitudes = None if analysed is None else upload(analysed, dtype)
+        terms = tuple(term for term in options.terms if isinstance(term, BinTerm))
+        return LanesEngine(stft, dtype, is_field, batch, n_samples, terms, weights[0], magnitudes)
+    bands = None if resolution.bands is None else resolution.bands.array
+    fixed = None if analysed is None else FixedTarget(analysed, bands, dtype)
+    held = spectra_held(options.terms)
+    transform = _transform(options, dtype, is_field, batch, n_samples, held, options.items.lengths)
+    toward_target = options.zero_phase == "target"
+    return StagedEngine(transform, options.terms, weights, bands, fixed, toward_target, WAYS_BACK[options.backward])
 
 
 def choose_dft(engine: str, n_fft: int) -> Any:
@@ -106,11 +180,25 @@ def choose_dft(engine: str, n_fft: int) -> Any:
     return MemoryDFT
 
 
-def _analyse(target: Target, options: Options, dtype: Any) -> Any:
-    """The target's magnitudes as an ndarray  # (B or 1, F or 1, K)"""
+def _transform(
+    options: Options, dtype: Any, is_field: bool, batch: int, n_samples: int, held: int, lengths: Any
+) -> BlockTransform:
+    weights = options.resolution.bin_weights
+    return BlockTransform(options.stft, dtype, is_field, batch, n_samples, held, options.scratch_bytes, options.dft,
+                          lengths, None if weights is None else weights.array)  # fmt: skip
+
+
+def _analyse(target: Target, options: Options, dtype: Any, batch: int) -> NDArray[Any]:
+    """The target's weighted magnitudes or, where its phase is needed, its spectrum  # (B or 1, F or 1, K)"""
     if target.kind == "magnitudes":
-        return upload(target.magnitudes(), dtype)
+        weights = options.resolution.bin_weights
+        return target.magnitudes() if weights is None else target.magnitudes() * np.abs(weights.array)
     signal = np.atleast_2d(target.array)
-    batch, n_samples = signal.shape
-    transform = BlockTransform(options.stft, dtype, False, batch, n_samples, 1, options.scratch_bytes, options.dft)
-    return transform.magnitudes(upload(signal, dtype))
+    if options.items.lengths:  # the same signal may end at another sample for each item
+        signal = np.broadcast_to(signal, (batch, signal.shape[1]))
+    rows, n_samples = signal.shape
+    transform = _transform(options, dtype, False, rows, n_samples, 1, options.items.lengths)
+    if options.needs_phase:
+        return np.ascontiguousarray(np.swapaxes(transform.spectrum(upload(signal, dtype)), 1, 2))
+    magnitudes: NDArray[Any] = transform.magnitudes(upload(signal, dtype)).to_numpy()
+    return magnitudes

@@ -7,12 +7,15 @@ Element n of frame f sits at position q = f H + n of the padded signal; position
 Reflection adds two more images of each sample near an edge, mirrored at s = 0 and at s = T − 1.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import taichi as ti
 
+from taichi_spec.arrays import upload_integers
 from taichi_spec.stft import STFT
 
 IMAGES = 3  # the sample itself, its mirror image before the signal, its mirror image after it
@@ -66,6 +69,24 @@ class Framing:
         return ti.min(q // self.hop, self.n_frames - 1)
 
 
+@ti.func
+def counterpart(R: ti.template(), b, f, first, fixed: ti.template()):
+    """Where frame first + f of item b is in the target's array: (B, block, …), or fixed, (B or 1, F or 1, …)."""
+    i, j = b, f
+    if ti.static(fixed):
+        i, j = ti.min(b, R.shape[0] - 1), ti.min(first + f, R.shape[1] - 1)
+    return i, j
+
+
+@ti.func
+def of_item(fr, items: ti.template(), b):
+    """The framing of item b, which may be shorter than the whole: its own number of samples and of frames."""
+    own = fr
+    own.n_samples = items[b, 0]
+    own.n_frames = items[b, 1]
+    return own
+
+
 def framing(stft: STFT, n_samples: int) -> Any:
     """`Framing` of a signal of n_samples."""
     return cast(Any, Framing)(  # ti.dataclass makes the constructor
@@ -76,6 +97,11 @@ def framing(stft: STFT, n_samples: int) -> Any:
         pad=stft.pad,
         reflect=int(stft.center and stft.pad_mode == "reflect"),
     )
+
+
+def item_sizes(stft: STFT, lengths: Sequence[int]) -> Any:
+    """Samples and frames of each item, as an ndarray of ti.i32  # (B, 2)"""
+    return upload_integers(np.array([(length, stft.n_frames(length)) for length in lengths]))
 
 
 def touched(stft: STFT, n_samples: int, first: int, count: int) -> tuple[int, int]:
@@ -122,27 +148,31 @@ def framing_kernels(is_field: bool, dtype: Any) -> SimpleNamespace:
     Array = ti.types.ndarray()
 
     @ti.kernel
-    def cut(x: Signal, window: Array, v: Array, fr: Framing, first: ti.i32, count: ti.i32):
-        """v[b, f, n] = w[n] x[b, s(first + f, n)].  # (B, block, N)"""
+    def cut(x: Signal, window: Array, v: Array, fr: Framing, items: Array, first: ti.i32, count: ti.i32):
+        """v[b, f, n] = w[n] x[b, s(first + f, n)], and 0 in frames beyond an item.  # (B, block, N)"""
         for b, f, n in ti.ndrange(v.shape[0], count, fr.n_fft):
-            s = fr.sample(first + f, n)
+            own = of_item(fr, items, b)
             value = ti.cast(0, dtype)
-            if s >= 0:
-                value = window[n] * load(x, b, s)
+            if first + f < own.n_frames:
+                s = own.sample(first + f, n)
+                if s >= 0:
+                    value = window[n] * load(x, b, s)
             v[b, f, n] = value
 
     @ti.kernel
-    def fold(v: Array, window: Array, grad: Signal, fr: Framing, first: ti.i32, count: ti.i32,
+    def fold(v: Array, window: Array, grad: Signal, fr: Framing, items: Array, first: ti.i32, count: ti.i32,
              low: ti.i32, high: ti.i32):  # fmt: skip
         """grad[b, s] += Σ w[n] v[b, f, n] over the elements that read s, frames in order, image after image."""
         for b, s in ti.ndrange(v.shape[0], (low, high)):
             total = ti.cast(0, dtype)
-            for image in range(IMAGES):
-                q = fr.position(s, image)
-                if q >= 0:
-                    for f in range(ti.max(fr.first(q), first), ti.min(fr.last(q), first + count - 1) + 1):
-                        n = q - f * fr.hop
-                        total += window[n] * v[b, f - first, n]
-            add(grad, b, s, total)
+            own = of_item(fr, items, b)
+            if s < own.n_samples:
+                for image in range(IMAGES):
+                    q = own.position(s, image)
+                    if q >= 0:
+                        for f in range(ti.max(own.first(q), first), ti.min(own.last(q), first + count - 1) + 1):
+                            n = q - f * fr.hop
+                            total += window[n] * v[b, f - first, n]
+                add(grad, b, s, total)
 
     return SimpleNamespace(cut=cut, fold=fold)

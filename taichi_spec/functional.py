@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from typing import Any
 
@@ -11,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from taichi_spec.arrays import upload
 from taichi_spec.checks import MAX_TOTAL_SAMPLES, check_array, check_choice
-from taichi_spec.engines import Options, choose_dft, make_engine
-from taichi_spec.loss import SCRATCH_BYTES
+from taichi_spec.engines import SCRATCH_BYTES, Options, choose_dft, make_engine
 from taichi_spec.runtime import check_float64, runtime_token
 from taichi_spec.staged import BlockTransform
 from taichi_spec.stft import STFT
 from taichi_spec.target import Target
-from taichi_spec.terms import Magnitude
+
+OPTIONS = frozenset(inspect.signature(Options.check).parameters)
 
 
 def spectral_loss(x: ArrayLike, y: ArrayLike | Target, **options: Any) -> Any:
@@ -52,9 +53,10 @@ def value_and_grad(x: ArrayLike, y: ArrayLike | Target, *, wrt: str = "x", **opt
         x: real signal, float32 or float64  # (…, T)
         y: the target: an array of x's shape and dtype, or a `Target`, which has no gradient.
         wrt: the gradient of what: ``"x"``, ``"y"``, or ``"both"``.
-        **options: ``stft=`` an `STFT`, or any of its arguments (``n_fft=1024``); ``terms``, ``reduction``,
-            ``engine``, ``backward`` and ``scratch_bytes`` as in `SpectralLoss`; ``check_finite=False`` lets NaN and
-            Inf pass.
+        **options: ``stft=`` an `STFT` or a list of them, or its arguments (``n_fft=1024``); ``terms``, ``reduction``,
+            ``engine``, ``backward``, ``scratch_bytes``, ``bands``, ``bin_weights``, ``stft_weights``,
+            ``item_weights``, ``lengths`` and ``zero_phase`` as in `SpectralLoss`; ``check_finite=False`` lets NaN
+            and Inf pass.
 
     Returns:
         value, gradient: the value a float, or for ``reduction="none"`` an array of x's leading shape; the gradient an
@@ -97,6 +99,8 @@ def stft(x: ArrayLike, *, check_finite: bool = True, **options: Any) -> NDArray[
     """
     runtime_token()
     description = _stft_of(options)
+    if not isinstance(description, STFT):
+        raise TypeError(f"stft must be a taichi_spec.STFT, got {type(description).__name__}")
     if options:
         raise TypeError(f"{next(iter(options))!r} is not an option of stft()")
     signal = _check_signal("x", x, check_finite)
@@ -114,20 +118,16 @@ def _evaluate(
     y: ArrayLike | Target,
     wrt: str,
     *,
-    terms: Any = Magnitude(),
-    reduction: str = "sum",
-    engine: str = "auto",
-    backward: str = "accumulate",
-    scratch_bytes: int = SCRATCH_BYTES,
     check_finite: bool = True,
-    **stft_options: Any,
+    **given: Any,
 ) -> tuple[Any, Any, Any]:
     """value, grad_x or None, grad_y or None."""
     runtime_token()
-    description = _stft_of(stft_options)
-    if stft_options:
-        raise TypeError(f"{next(iter(stft_options))!r} is not an option of the spectral loss")
-    options = Options.check(description, terms, reduction, engine, backward, scratch_bytes)
+    description = _stft_of(given)
+    unknown = given.keys() - OPTIONS
+    if unknown:
+        raise TypeError(f"{min(unknown)!r} is not an option of the spectral loss")
+    options = Options.check(description, **given)
     signal = _check_signal("x", x, check_finite)
     other = y if isinstance(y, Target) else _check_signal("y", y, check_finite)
     if not isinstance(other, Target) and (other.shape != signal.shape or other.dtype != signal.dtype):
@@ -136,7 +136,7 @@ def _evaluate(
         )
     evaluation = _evaluation(options, signal, other)
     values, *gradients = evaluation.run(signal, other, wrt)
-    value = values.reshape(signal.shape[:-1]) if reduction == "none" else float(values.sum())
+    value = values.reshape(signal.shape[:-1]) if options[0].reduction == "none" else float(values.sum())
     grad_x, grad_y = (None if grad is None else grad.reshape(signal.shape) for grad in gradients)
     return value, grad_x, grad_y
 
@@ -144,9 +144,8 @@ def _evaluate(
 class _Evaluation:
     """An engine with the arrays it needs, for signals of one shape."""
 
-    def __init__(self, options: Options, signal: NDArray[Any], target: Target | None) -> None:
+    def __init__(self, options: tuple[Options, ...], signal: NDArray[Any], target: Target | None) -> None:
         self.shape = (signal.size // signal.shape[-1], signal.shape[-1])  # (B, T)
-        self.scale = options.scale(*self.shape)
         dtype = _taichi_dtype(signal)
         self.engine = make_engine(options, dtype, False, self.shape[0], self.shape[1], target)
         self.x, self.grad_x = ti.ndarray(dtype, self.shape), ti.ndarray(dtype, self.shape)
@@ -166,7 +165,7 @@ class _Evaluation:
             self.engine.forward(self.x, self.y, self.total, keep=False)
         else:
             self.engine.value_and_grad(self.x, self.y, self.total, grad_x, grad_y)
-        return tuple(None if a is None else self.scale * a.to_numpy() for a in (self.total, grad_x, grad_y))
+        return tuple(None if a is None else a.to_numpy() for a in (self.total, grad_x, grad_y))
 
 
 _recent: OrderedDict[tuple[Any, ...], _Evaluation] = OrderedDict()  # so that a loop builds its tables once
@@ -174,7 +173,7 @@ _RECENT = 2
 _recent_token: object = None
 
 
-def _evaluation(options: Options, signal: NDArray[Any], other: Any) -> _Evaluation:
+def _evaluation(options: tuple[Options, ...], signal: NDArray[Any], other: Any) -> _Evaluation:
     """The evaluation for these options and shapes, kept from a recent call if there was one."""
     global _recent_token
     token = runtime_token()
@@ -191,16 +190,14 @@ def _evaluation(options: Options, signal: NDArray[Any], other: Any) -> _Evaluati
     return _recent[key]
 
 
-def _stft_of(options: dict[str, Any]) -> STFT:
-    """The STFT that the options describe, which are taken out of them."""
+def _stft_of(options: dict[str, Any]) -> Any:
+    """The STFT, or list of them, that the options describe, which are taken out of them."""
     given = {name: options.pop(name) for name in STFT.__dataclass_fields__ if name in options}
     described = options.pop("stft", None)
     if described is None:
         return STFT(**given)
     if given:
         raise TypeError(f"stft and {next(iter(given))} cannot both be given")
-    if not isinstance(described, STFT):
-        raise TypeError(f"stft must be a taichi_spec.STFT, got {type(described).__name__}")
     return described
 
 

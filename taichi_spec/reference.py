@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from taichi_spec.stft import STFT
-from taichi_spec.terms import Magnitude, Term
+from taichi_spec.terms import Complex as ComplexTerm
+from taichi_spec.terms import LogMagnitude, Magnitude, Power, SpectralConvergence, Term, Transport
 
 Float = NDArray[np.float64]
 Complex = NDArray[np.complex128]
@@ -24,7 +25,7 @@ def sources(n_samples: int, stft: STFT) -> tuple[NDArray[np.int64], NDArray[np.b
     n_frames = stft.n_frames(n_samples)
     s = np.arange(n_frames)[:, None] * stft.hop_length + np.arange(stft.n_fft) - stft.pad  # (F, N)
     inside = (s >= 0) & (s < n_samples)
-    if stft.pad_mode == "reflect":
+    if stft.center and stft.pad_mode == "reflect":
         s = np.where(s < 0, -s, s)
         s = np.where(s >= n_samples, 2 * (n_samples - 1) - s, s)
         inside = np.ones_like(inside)
@@ -75,23 +76,76 @@ def direction(X: Complex) -> Complex:
     return scaled / np.where(largest > 0, np.abs(scaled), 1)
 
 
-def magnitude(a: Float, b: Float, p: int) -> tuple[Float, Float, Float]:
-    """φ(a, b) = |a − b|^p with ∂φ/∂a and ∂φ/∂b; the derivative at a = b is 0."""
-    d = a - b
-    if p == 1:
-        return np.abs(d), np.sign(d), -np.sign(d)
-    return d**2, 2 * d, -2 * d
+def distance_power(d: Float, p: int) -> tuple[Float, Float]:
+    """|d|^p and its derivative, which at d = 0 is 0."""
+    return (np.abs(d), np.sign(d)) if p == 1 else (d**2, 2 * d)
 
 
-def distance(a: Float, b: Float, terms: tuple[Term, ...]) -> tuple[Float, Float, Float]:
-    """Σ over the terms of weight · (φ, ∂φ/∂a, ∂φ/∂b), for each bin and frame."""
-    total = [np.zeros_like(a), np.zeros_like(a), np.zeros_like(a)]
-    for term in terms:
-        if not isinstance(term, Magnitude):
-            raise TypeError(f"terms must be known to the reference, got {term!r}")
-        for i, part in enumerate(magnitude(a, b, term.p)):
-            total[i] += term.weight * part
-    return total[0], total[1], total[2]
+def log_magnitude(a: Float, b: Float, term: LogMagnitude) -> tuple[Float, Float, Float]:
+    """|ln(a + eps) − ln(b + eps)|^p with its two derivatives; with clamp, of ln max(a, eps)."""
+    if term.clamp:
+        u, v = np.maximum(a, term.eps), np.maximum(b, term.eps)
+        du, dv = 1.0 * (a >= term.eps), 1.0 * (b >= term.eps)
+    else:
+        u, v, du, dv = a + term.eps, b + term.eps, np.ones_like(a), np.ones_like(b)
+    value, slope = distance_power(np.log(u) - np.log(v), term.p)
+    return value, slope * du / u, -slope * dv / v
+
+
+def spectral_convergence(a: Float, b: Float, eps: float) -> tuple[Float, Float, Float]:
+    """‖b − a‖ / (‖b‖ + eps), norms over the last two axes, with its two derivatives."""
+    distance = np.sqrt(np.sum((b - a) ** 2, axis=(-2, -1), keepdims=True))
+    norm = np.sqrt(np.sum(b**2, axis=(-2, -1), keepdims=True))
+    toward = (a - b) / np.where(distance > 0, distance, 1)  # ∂‖b − a‖/∂a
+    along = b / np.where(norm > 0, norm, 1)  # ∂‖b‖/∂b
+    below = np.where(norm + eps > 0, norm + eps, np.inf)
+    return (distance / below)[..., 0, 0], toward / below, -toward / below - distance * along / below**2
+
+
+def transport(P: Float, R: Float, term: Transport, step: float) -> tuple[Float, Float, Float]:
+    """Σ_f Δ Σ_k |Cx − Cy|^p of quantities P, R (…, K, F), with its derivatives: see `Transport`."""
+    kept = [np.maximum(Q - term.floor * Q.max(axis=-2, keepdims=True), 0) for Q in (P, R)]  # P'
+    totals = [Q.sum(axis=-2, keepdims=True) for Q in kept]
+    audible = (totals[0] > 0) & (totals[1] > 0)  # (…, 1, F)
+    shares = [Q / np.where(audible, total, 1) * audible for Q, total in zip(kept, totals, strict=True)]  # p
+    # C[k] = Σ_{j≤k} p[j] = 1 − Σ_{j>k} p[j]: from the top, so that d = 0 exactly above both spectra
+    above = _sums_from_the_top(shares[0] - shares[1])
+    value, psi = distance_power(-(above - (shares[0] - shares[1])), term.p)
+    s = _sums_from_the_top(psi)
+    slopes = []
+    for Q, part, share, total, sign in zip((P, R), kept, shares, totals, (1, -1), strict=True):
+        slope = sign * step * (s - np.sum(share * s, axis=-2, keepdims=True)) / np.where(audible, total, 1)
+        slope = slope * (part > 0) * audible  # ∂/∂P'
+        largest = np.arange(Q.shape[-2])[:, None] == Q.argmax(axis=-2)[..., None, :]
+        slopes.append(slope - term.floor * largest * slope.sum(axis=-2, keepdims=True))
+    return step * value.sum(axis=(-2, -1)), slopes[0], slopes[1]
+
+
+def _sums_from_the_top(a: Float) -> Float:
+    """Σ_{j≥k} a[j] along the axis of bins."""
+    return np.cumsum(a[..., ::-1, :], axis=-2)[..., ::-1, :]
+
+
+def distance(a: Float, b: Float, term: Term, step: float) -> tuple[Float, Float, Float]:
+    """An item's value (…), and ∂value/∂a, ∂value/∂b (…, J, F), of the quantities that the term compares."""
+    if isinstance(term, SpectralConvergence):
+        return spectral_convergence(a, b, term.eps)
+    if isinstance(term, Transport):
+        return transport(a, b, term, step)
+    if isinstance(term, LogMagnitude):
+        phi, phi1, phi2 = log_magnitude(a, b, term)
+    elif isinstance(term, Magnitude | Power):
+        phi, phi1 = distance_power(a - b, term.p)
+        phi2 = -phi1
+    else:
+        raise TypeError(f"terms must be known to the reference, got {term!r}")
+    return phi.sum(axis=(-2, -1)), phi1, phi2
+
+
+def complex_distance(X: Complex, Y: Complex, p: int) -> tuple[Float, Complex]:
+    """Σ |X − Y|^p and the cotangent of X; that of Y is its negative."""
+    D = X - Y
+    return np.sum(np.abs(D) ** p, axis=(-2, -1)), direction(D) if p == 1 else 2 * D
 
 
 def value_and_grad(
@@ -100,26 +154,49 @@ def value_and_grad(
     stft_: STFT,
     terms: tuple[Term, ...] = (Magnitude(),),
     magnitudes: ArrayLike | None = None,
+    bands: ArrayLike | None = None,
+    bin_weights: ArrayLike | None = None,
+    zero_phase: str | None = None,
 ) -> tuple[Float, Float, Float]:
-    """L = Σ_f Σ_k φ(|X|, |Y|) for each item, and its gradients.
+    """L = Σ weight · value over the terms for each item, and its gradients.
 
-        G = φ₁(|X|, |Y|) · X / |X|,   ∂L/∂x = adjoint(G);   the same for y with φ₂
+        a = M |X|,    G = X / |X| · Mᵀ ∂L/∂a          or, of powers,    P = M |X|²,    G = 2 X · Mᵀ ∂L/∂P
+        ∂L/∂x = adjoint(G);   the same for y
 
     Args:
         x, y: real signals  # (…, T); y may be None where magnitudes are given.
         stft_: the transform.
         terms: what to sum.
         magnitudes: |Y| if there is no y  # (…, K, F) or (K, 1)
+        bands: M  # (n_bands, K); by default the identity.
+        bin_weights: what multiplies each bin of X and Y  # (K,)
+        zero_phase: "target" takes Y / |Y| for X / |X| at X = 0.
 
     Returns:
         L  # (…), ∂L/∂x  # (…, T), ∂L/∂y  # (…, T), zeros where there is no y
     """
     n_samples = np.shape(x)[-1]
-    X = stft(x, stft_)
-    Y = stft(y, stft_) if y is not None else None
-    a = np.abs(X)
-    b = np.abs(Y) if Y is not None else np.broadcast_to(np.asarray(magnitudes, dtype=np.float64), a.shape)
-    phi, phi1, phi2 = distance(a, b, terms)
-    gradient_x = adjoint(phi1 * direction(X), n_samples, stft_)
-    gradient_y = adjoint(phi2 * direction(Y), n_samples, stft_) if Y is not None else np.zeros_like(gradient_x)
-    return phi.sum(axis=(-2, -1)), gradient_x, gradient_y
+    w = np.ones((stft_.n_bins, 1)) if bin_weights is None else np.asarray(bin_weights)[:, None]
+    M = np.eye(stft_.n_bins) if bands is None else np.asarray(bands, dtype=np.float64)
+    step = 1 / stft_.n_fft if bands is None else 1 / (2 * len(M))
+    X = w * stft(x, stft_)
+    Y = w * (np.asarray(magnitudes, dtype=np.float64) if y is None else stft(y, stft_))
+    Y = np.broadcast_to(Y, X.shape).astype(np.complex128)
+    toward_x, toward_y = direction(X), direction(Y)
+    if zero_phase == "target":
+        toward_x = np.where(X == 0, toward_y, toward_x)
+    value, G, H = np.zeros(X.shape[:-2]), np.zeros_like(X), np.zeros_like(X)
+    for term in terms:
+        if isinstance(term, ComplexTerm):
+            part, slope = complex_distance(X, Y, term.p)
+            g, h = slope, -slope
+        elif getattr(term, "quantity", "magnitude") == "power":
+            part, slope1, slope2 = distance(M @ np.abs(X) ** 2, M @ np.abs(Y) ** 2, term, step)
+            g, h = 2 * X * (M.T @ slope1), 2 * Y * (M.T @ slope2)
+        else:
+            part, slope1, slope2 = distance(M @ np.abs(X), M @ np.abs(Y), term, step)
+            g, h = toward_x * (M.T @ slope1), toward_y * (M.T @ slope2)
+        value, G, H = value + term.weight * part, G + term.weight * g, H + term.weight * h
+    gradient_x = adjoint(w * G, n_samples, stft_)
+    gradient_y = adjoint(w * H, n_samples, stft_) if y is not None else np.zeros_like(gradient_x)
+    return value, gradient_x, gradient_y

@@ -39,6 +39,8 @@ class STFT:
             default: reflected edges spoil the gradient of a pitch.
         pad_mode: what the padding holds, for ``center=True``: ``"reflect"`` (the edge sample not repeated)
             or ``"constant"`` (zeros).
+        pad_end: without center, pad zeros at the end, so that a frame starts at every multiple of H (TensorFlow's
+            ``pad_end``).
         normalized: ``"window"`` divides the spectrum by √Σw², ``"frame_length"`` by √n_fft.
 
     Raises:
@@ -61,6 +63,7 @@ class STFT:
     center: bool = False
     pad_mode: str = "reflect"
     normalized: str | None = None
+    pad_end: bool = False
 
     def __post_init__(self) -> None:
         n_fft = check_integer("n_fft", self.n_fft, 2)
@@ -71,8 +74,11 @@ class STFT:
         self._set("win_length", check_integer("win_length", win, 1))
         if self.win_length > n_fft:
             raise ValueError(f"win_length must be at most n_fft = {n_fft}, got {self.win_length}")
-        if not isinstance(self.center, bool | np.bool_):
-            raise TypeError(f"center must be True or False, got {self.center!r}")
+        for name in ("center", "pad_end"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.pad_end and self.center:
+            raise ValueError("pad_end must be False with center=True, which pads both ends, got True")
         if self.pad_mode not in PAD_MODES:
             raise ValueError(f"pad_mode must be one of {PAD_MODES}, got {self.pad_mode!r}")
         if self.normalized not in NORMALIZATIONS:
@@ -142,11 +148,13 @@ class STFT:
                 f"n_samples must exceed n_fft // 2 = {self.pad} to be reflected at its edges, got {n_samples}; "
                 f"use center=False or pad_mode='constant'"
             )
+        if self.pad_end:
+            return -(-n_samples // self.hop_length)
         padded = n_samples + 2 * self.pad
         if padded < self.n_fft:
             raise ValueError(
                 f"n_samples must be at least one frame, n_fft = {self.n_fft}, got {n_samples}; "
-                f"use a smaller n_fft or center=True"
+                f"use a smaller n_fft, center=True or pad_end=True"
             )
         return 1 + (padded - self.n_fft) // self.hop_length
 

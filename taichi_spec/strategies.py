@@ -14,12 +14,13 @@ from typing import Any
 
 import taichi as ti
 
-from taichi_spec.arrays import MAX_ELEMENTS, itemsize
-from taichi_spec.bins import distance_of, polar
+from taichi_spec.arrays import MAX_ELEMENTS, itemsize, upload
+from taichi_spec.bins import distance_of
 from taichi_spec.direct import turn
 from taichi_spec.framing import IMAGES, Framing, add, annotation, load
+from taichi_spec.polar import polar
 from taichi_spec.staged import StagedEngine, accumulate
-from taichi_spec.terms import BinTerm, unweighted
+from taichi_spec.terms import BinTerm
 
 
 def per_bin(engine: StagedEngine, x: Any, y: Any, grad_x: Any, grad_y: Any, upstream: Any) -> None:
@@ -84,11 +85,13 @@ def recompute(engine: StagedEngine, x: Any, y: Any, grad_x: Any, grad_y: Any, up
     this error and measures it).
     """
     t, fixed = engine.transform, engine.fixed is not None
-    sizes = (t.window, t.dft.roots, engine.weights, upstream, t.framing)
+    weights = upload(engine.weights.to_numpy()[0], t.dtype)  # (terms,), the same for all items here
+    magnitudes = engine.fixed.magnitude if engine.fixed else engine.Y
+    sizes = (t.window, t.dft.roots, weights, upstream, t.framing)
     for own, other, grad, is_target in ((x, y, grad_x, False), (y, x, grad_y, True)):
         if grad is not None:
-            kernel = recompute_kernel(t.is_field, t.dtype, unweighted(engine.terms), fixed, is_target)
-            kernel(own, own if fixed else other, engine.Y, grad, *sizes)
+            kernel = recompute_kernel(t.is_field, t.dtype, engine.terms, fixed, is_target)
+            kernel(own, own if fixed else other, magnitudes, grad, *sizes)
 
 
 @cache

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from taichi_spec.arrays import upload
 from taichi_spec.checks import check_array
 from taichi_spec.stft import STFT
 
@@ -90,3 +91,25 @@ class Target:
         array = self.array[:, None] if self.array.ndim == 1 else self.array  # (…, K, F)
         array = array[None] if array.ndim == 2 else array  # (B, K, F)
         return np.ascontiguousarray(np.swapaxes(array, 1, 2))
+
+
+class FixedTarget:
+    """A target's spectrum, analysed, where kernels read it.
+
+    Args:
+        spectrum: magnitudes, or a complex spectrum  # (B or 1, F or 1, K)
+        bands: the bands' matrix (n_bands, K), or None.
+        dtype: ti.f32 or ti.f64.
+
+    Attributes:
+        magnitude, power: of bins, or of bands  # (B or 1, F or 1, J)
+        spectrum: real and imaginary parts, 0 where only magnitudes are known  # (B or 1, F or 1, K, 2)
+    """
+
+    def __init__(self, spectrum: NDArray[Any], bands: NDArray[np.float64] | None, dtype: Any) -> None:
+        magnitudes = np.abs(spectrum)
+        powers = magnitudes**2
+        self.magnitude = upload(magnitudes if bands is None else magnitudes @ bands.T, dtype)
+        self.power = upload(powers if bands is None else powers @ bands.T, dtype)
+        known = spectrum if np.iscomplexobj(spectrum) else np.zeros((1, 1, 1))
+        self.spectrum = upload(np.stack([known.real, known.imag], axis=-1), dtype)

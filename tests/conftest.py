@@ -55,6 +55,12 @@ def restarted(arch):
     return arch
 
 
+@pytest.fixture
+def direct(monkeypatch):
+    """engine="auto" takes the direct DFT: a fused kernel for each set of terms and sizes would take seconds to compile."""
+    monkeypatch.setattr("taichi_spec.engines.DIRECT_BELOW", 2**20)
+
+
 def _run_on(arch):
     if ti.lang.impl.get_runtime().prog is None or runtime.arch_name() != arch:
         ts.init(arch=arch, log_level=ti.ERROR)

@@ -27,6 +27,11 @@ def error(result, expected):
     return difference / norm if norm else difference
 
 
+def directional(value, h):
+    """The derivative of value(t) at t = 0 by a central difference of the fourth order."""
+    return (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
+
+
 def dtypes():
     """The dtypes that the running backend is tested with: float64 wherever it computes on the CPU or on CUDA."""
     return [np.float32] if runtime.arch_name() in ("vulkan", "metal") else [np.float64, np.float32]

@@ -39,6 +39,8 @@ def refused(error, *words):
         (dict(pad_mode="wrap"), ValueError, ("pad_mode", "wrap")),
         (dict(center=1), TypeError, ("center", "1")),
         (dict(normalized=True), ValueError, ("normalized", "True")),
+        (dict(pad_end=1), TypeError, ("pad_end", "1")),
+        (dict(pad_end=True, center=True), ValueError, ("pad_end", "center", "True")),
     ],
     ids=str,
 )
@@ -101,6 +103,33 @@ def test_sample_rate():
         (GOOD, ts.Target.from_magnitudes(np.ones(100)), {}, ValueError, ("target", "513", "100")),
         (GOOD, ts.Target.from_magnitudes(np.ones((513, 4))), {}, ValueError, ("target", "513, 5", "513, 4")),
         (GOOD, ts.Target.from_signal(GOOD), dict(wrt="both"), ValueError, ("wrt", "both")),
+        (GOOD, GOOD, dict(stft=[]), ValueError, ("stft", r"\[\]")),
+        (GOOD, GOOD, dict(stft=[ts.STFT(), 512]), TypeError, ("stft", "int")),
+        (GOOD, GOOD, dict(stft=[ts.STFT(), ts.STFT(4096)]), ValueError, ("n_samples", "4096", "2048")),
+        (GOOD, GOOD, dict(bands=np.ones((3, 512))), ValueError, ("bands", "n_bands, 513", "3, 512")),
+        (GOOD, GOOD, dict(bands=np.ones((0, 513))), ValueError, ("bands", "0, 513")),
+        (GOOD, GOOD, dict(bands="mel"), TypeError, ("bands", "<U3")),
+        (GOOD, GOOD, dict(bands=np.full((3, 513), np.nan)), ValueError, ("bands", "nan")),
+        (GOOD, GOOD, dict(bands=np.ones((3, 513)), terms=ts.Complex()), ValueError, ("bands", "Complex")),
+        (GOOD, GOOD, dict(bands=-np.ones((3, 513)), terms=ts.Transport()), ValueError, ("bands", "Transport", "-1")),
+        (GOOD, GOOD, dict(stft=[ts.STFT()] * 2, bands=[None]), ValueError, ("bands", "2", "1")),
+        (GOOD, GOOD, dict(bin_weights=np.ones(512)), ValueError, ("bin_weights", "513", "512")),
+        (GOOD, GOOD, dict(stft=[ts.STFT()], stft_weights=[1.0, 2.0]), ValueError, ("stft_weights", "1", "2")),
+        (GOOD, GOOD, dict(stft=[ts.STFT()], stft_weights=["1"]), TypeError, ("stft_weights", "'1'")),
+        (GOOD, GOOD, dict(stft=[ts.STFT()], stft_weights=[np.inf]), ValueError, ("stft_weights", "inf")),
+        (GOOD, GOOD, dict(item_weights=[1.0, 2.0]), ValueError, ("item_weights", "1", "2")),
+        (GOOD, GOOD, dict(item_weights=[np.nan]), ValueError, ("item_weights", "nan")),
+        (GOOD, GOOD, dict(lengths=2048), TypeError, ("lengths", "2048")),
+        (GOOD, GOOD, dict(lengths=[2048.0]), TypeError, ("lengths", "2048.0")),
+        (GOOD, GOOD, dict(lengths=[0]), ValueError, ("lengths", "0")),
+        (GOOD, GOOD, dict(lengths=[2049]), ValueError, ("lengths", "2048", "2049")),
+        (GOOD, GOOD, dict(lengths=[1000]), ValueError, ("lengths", "1024", "1000")),
+        (GOOD, GOOD, dict(lengths=[2048, 2048]), ValueError, ("lengths", "1", "2")),
+        (GOOD, GOOD, dict(zero_phase="y"), ValueError, ("zero_phase", "y")),
+        (GOOD, GOOD, dict(backward="recompute", terms=ts.Transport()), ValueError, ("backward", "recompute")),
+        (GOOD, GOOD, dict(backward="atomic", bin_weights=np.ones(513)), ValueError, ("backward", "atomic")),
+        (GOOD, ts.Target.from_magnitudes(np.ones(513)), dict(zero_phase="target"), ValueError, ("target", "phase")),
+        (GOOD, ts.Target.from_magnitudes(np.ones(513)), dict(terms=ts.Complex()), ValueError, ("target", "Complex")),
     ],
 )  # fmt: skip
 def test_numpy(cpu, x, y, options, error, words):
@@ -132,14 +161,51 @@ def test_target_signal():
         ts.Target.from_signal(np.ones((2, 2, 2)))
 
 
-@pytest.mark.parametrize("arguments,error,words", [
-    (dict(p=3), ValueError, ("p", "3")),
-    (dict(weight="1"), TypeError, ("weight", "1")),
-    (dict(weight=np.inf), ValueError, ("weight", "inf")),
+@pytest.mark.parametrize("term,arguments,error,words", [
+    *((term, dict(p=3), ValueError, ("p", "3"))
+      for term in (ts.Magnitude, ts.LogMagnitude, ts.Power, ts.Complex, ts.Transport)),
+    (ts.Magnitude, dict(p=True), ValueError, ("p", "True")),
+    (ts.Magnitude, dict(weight="1"), TypeError, ("weight", "1")),
+    (ts.Magnitude, dict(weight=np.inf), ValueError, ("weight", "inf")),
+    (ts.LogMagnitude, dict(eps=0), ValueError, ("eps", "0")),
+    (ts.LogMagnitude, dict(eps="small"), TypeError, ("eps", "small")),
+    (ts.LogMagnitude, dict(clamp=1), TypeError, ("clamp", "1")),
+    (ts.SpectralConvergence, dict(eps=-1e-9), ValueError, ("eps", "-1e-09")),
+    (ts.Transport, dict(floor=1.0), ValueError, ("floor", "1.0")),
+    (ts.Transport, dict(floor=-0.1), ValueError, ("floor", "-0.1")),
+    (ts.Transport, dict(floor=None), TypeError, ("floor", "None")),
+    (ts.Transport, dict(quantity="energy"), ValueError, ("quantity", "energy")),
 ], ids=str)  # fmt: skip
-def test_terms(arguments, error, words):
+def test_terms(term, arguments, error, words):
     with refused(error, *words):
-        ts.Magnitude(**arguments)
+        term(**arguments)
+
+
+@pytest.mark.parametrize("arguments,error,words", [
+    (dict(n_mels=0), ValueError, ("n_mels", "0")),
+    (dict(n_fft=512.0), TypeError, ("n_fft", "512.0")),
+    (dict(sample_rate=-1), ValueError, ("sample_rate", "-1")),
+    (dict(fmin=-1), ValueError, ("fmin", "-1")),
+    (dict(fmin=5000, fmax=4000), ValueError, ("fmin", "5000", "4000")),
+    (dict(fmax=8001), ValueError, ("fmax", "8000", "8001")),
+    (dict(fmax="high"), TypeError, ("fmax", "high")),
+    (dict(norm="area"), ValueError, ("norm", "area")),
+], ids=str)  # fmt: skip
+def test_mel_filterbank(arguments, error, words):
+    with refused(error, *words):
+        ts.mel_filterbank(**{**dict(n_mels=40, n_fft=512, sample_rate=16_000), **arguments})
+
+
+def test_a_weighting():
+    for frequencies, error in ((-1.0, ValueError), ([np.nan], ValueError), ("1k", TypeError)):
+        with refused(error, "frequencies"):
+            ts.a_weighting(frequencies)
+
+
+def test_values_before_the_first_compute(cpu):
+    x = field(np.ones(2048))
+    with refused(RuntimeError, "values", "compute"):
+        ts.SpectralLoss(x, x).values  # noqa: B018
 
 
 def test_fields(cpu):

@@ -5,7 +5,7 @@ import pytest
 import taichi as ti
 
 import taichi_spec as ts
-from support import CASES, TOLERANCE, dtypes, error, signals
+from support import CASES, TOLERANCE, directional, dtypes, error, signals
 from taichi_spec.arrays import upload
 from taichi_spec.direct import DirectDFT
 from taichi_spec.fft.memory import MemoryDFT
@@ -74,11 +74,6 @@ def test_dot(restarted, dft):
         for dtype in dtypes():
             shape = case.shape if len(case.shape) == 2 else (1, *case.shape)
             assert dot_test(case.stft, shape, dtype, dft) < (1e-13 if dtype == np.float64 else 1e-6), str(case)
-
-
-def directional(value, h):
-    """The derivative of value(t) at t = 0 by a central difference of the fourth order."""
-    return (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
 
 
 @pytest.mark.parametrize("engine,backward", [("fft", "accumulate"), *(("direct", way) for way in WAYS_BACK)])

@@ -8,8 +8,11 @@ from abc import ABC, abstractmethod
 from functools import cache
 from typing import Any
 
+import numpy as np
 import taichi as ti
+from numpy.typing import NDArray
 
+from taichi_spec.arrays import upload
 from taichi_spec.framing import add, annotation
 
 
@@ -20,15 +23,20 @@ class FusedEngine(ABC):
         dtype: ti.f32 or ti.f64, of the signals.
         is_field: whether signals are fields or ndarrays.
         batch, n_samples: B and T.
+        weights: what each term is multiplied by  # (terms,)
         fixed: whether the target is an array of magnitudes, which has no gradient.
     """
 
-    def __init__(self, dtype: Any, is_field: bool, batch: int, n_samples: int, fixed: bool) -> None:
+    def __init__(self, dtype: Any, is_field: bool, batch: int, n_samples: int, weights: NDArray[np.float64],
+                 fixed: bool) -> None:  # fmt: skip
         self.dtype, self.is_field, self.batch, self.n_samples, self.fixed = dtype, is_field, batch, n_samples, fixed
+        self.weights = upload(weights, dtype)
+        self._signals: tuple[Any, Any] = (None, None)  # of the last pass
         self.kept: list[Any] = []  # ∂L/∂x and ∂L/∂y, (B, T) each, made by the first forward in a tape
 
     def forward(self, x: Any, y: Any, total: Any, keep: bool) -> None:
         """total[b] ← L[b]; y is None where the target is fixed. `keep`: a backward follows."""
+        self._signals = x, y
         if keep:
             self.value_and_grad(x, y, total, *self._kept())
         else:
@@ -45,11 +53,28 @@ class FusedEngine(ABC):
 
         The pass makes both: one that is not asked for goes to memory of the engine's own.
         """
+        self._signals = x, y
         if grad_x is None:
             grad_x = self._kept()[0]
         if grad_y is None and not self.fixed:
             grad_y = self._kept()[1]
         self._run(x, y, total, grad_x, grad_y)
+
+    def shares(self) -> NDArray[Any]:
+        """Each term's share of the loss, weights included, of the signals of the last pass  # (B, terms)
+
+        The pass sums the terms before it sums over the bins, so a share is computed when it is asked for: the value
+        alone, with the other terms' weights 0.
+        """
+        weights = self.weights
+        shares = np.empty((self.batch, weights.shape[0]))
+        total = ti.ndarray(self.dtype, (self.batch,))
+        for t, weight in enumerate(weights.to_numpy()):
+            self.weights = upload(np.where(np.arange(len(shares[0])) == t, weight, 0), self.dtype)
+            self._run(*self._signals, total, None, None)
+            shares[:, t] = total.to_numpy()
+        self.weights = weights
+        return shares
 
     def _kept(self) -> tuple[Any, Any]:
         while len(self.kept) < (1 if self.fixed else 2):

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import taichi as ti
+from numpy.typing import NDArray
 
 from taichi_spec.arrays import upload, upload_integers
 from taichi_spec.bins import distance_of
@@ -687,15 +688,15 @@ class LanesEngine(FusedEngine):
         is_field: whether signals are fields or ndarrays.
         batch, n_samples: B and T.
         terms: what is summed over the bins.
+        weights: what each term is multiplied by  # (terms,)
         fixed: the target's magnitudes, an ndarray (B or 1, F or 1, K), or None if the target is a signal.
     """
 
     def __init__(self, stft: STFT, dtype: Any, is_field: bool, batch: int, n_samples: int,
-                 terms: tuple[BinTerm, ...], fixed: Any) -> None:  # fmt: skip
-        super().__init__(dtype, is_field, batch, n_samples, fixed is not None)
+                 terms: tuple[BinTerm, ...], weights: NDArray[np.float64], fixed: Any) -> None:  # fmt: skip
+        super().__init__(dtype, is_field, batch, n_samples, weights, fixed is not None)
         self.chirped = not is_smooth(stft.n_fft)
         self.distance = lane_distance(unweighted(terms), dtype)
-        self.weights = upload(np.array([term.weight for term in terms]), dtype)  # (terms,)
         inner = smooth_size(2 * stft.n_fft - 1) if self.chirped else stft.n_fft
         self.plan = Plan(inner, factorise(inner))
         lanes = lane_count(dtype)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import taichi as ti
 
-from taichi_spec.terms.base import BinTerm
+from taichi_spec.terms.base import BinTerm, check_p, distance_power
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,19 @@ class Magnitude(BinTerm):
     Example:
         >>> Magnitude(p=2, weight=0.5)
         Magnitude(weight=0.5, p=2)
+
+    Reference:
+        p = 2: DGen's spectral loss. p = 1: Engel et al., "DDSP", ICLR 2020.
     """
 
     p: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.p not in (1, 2):
-            raise ValueError(f"p must be 1 or 2, got {self.p!r}")
+        check_p(self.p)
 
     @ti.func
     def distance(self, a, b, real: ti.template()):
         """|a − b|^p and its two slopes."""
-        d = a - b
-        value, slope = d * d, 2 * d
-        if ti.static(self.p == 1):
-            value = abs(d)
-            slope = ti.cast(d > 0, real) - ti.cast(d < 0, real)
+        value, slope = distance_power(a - b, self.p, real)
         return value, slope, -slope
