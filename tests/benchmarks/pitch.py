@@ -66,19 +66,18 @@ def rows() -> list[Row]:
 
 
 class Pairs:
-    """Sinusoids at random starts and targets, and a loss's derivative by the logarithm of the start's frequency."""
+    """Sinusoids x on their way to y, and a loss's derivative by the logarithm of the frequency of x.
 
-    def __init__(self, count: int, seed: int, row: Row) -> None:
-        rng = np.random.default_rng(seed)
-        self.start, self.target = np.exp(rng.uniform(np.log(LOW), np.log(HIGH), (2, count)))  # Hz
-        self.phase, phase = rng.uniform(0, 2 * np.pi, (2, count))
-        noise = np.zeros((2, count, T))
-        if row.snr is not None:
-            noise = rng.normal(0, np.sqrt(0.5 / 10 ** (row.snr / 10)), noise.shape)
-        self.noise = noise[0]
-        self.y = np.sin(angle(self.target, phase)) + noise[1]
-        self.options = row.options
-        self.fixed = ts.Target.from_signal(self.y)
+    Args:
+        phase: of x, in radians  # (pairs,)
+        noise: added to x  # (pairs, T)
+        y: the targets  # (pairs, T)
+        options: of the loss; None is the waveform's squared distance.
+    """
+
+    def __init__(self, phase: np.ndarray, noise: np.ndarray, y: np.ndarray, options: dict[str, Any] | None) -> None:
+        self.phase, self.noise, self.y, self.options = phase, noise, y, options
+        self.fixed = ts.Target.from_signal(y)
 
     def loss(self, frequency: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The loss of each pair and its derivative by ln f  # (pairs,)"""
@@ -91,38 +90,38 @@ class Pairs:
         slope = np.sum(grad * np.cos(theta) * (theta - self.phase[:, None]), axis=1)  # ∂θ/∂ln f = θ − phase
         return values, slope
 
-    def signs(self) -> float:
-        """The share of right signs at the start."""
-        _, slope = self.loss(self.start)
-        return float(np.mean(np.sign(slope) == np.sign(self.start - self.target)))
-
-    def arrivals(self, steps: int, lr: float) -> float:
-        """The share that Adam brings to the target; the step falls from lr to 0 as half a cosine."""
-        u, m, v = np.log(self.start), np.zeros_like(self.start), np.zeros_like(self.start)
-        for i in range(steps):
-            _, slope = self.loss(np.exp(u))
-            m = BETAS[0] * m + (1 - BETAS[0]) * slope
-            v = BETAS[1] * v + (1 - BETAS[1]) * slope**2
-            step = m / (1 - BETAS[0] ** (i + 1)) / (np.sqrt(v / (1 - BETAS[1] ** (i + 1))) + 1e-12)
-            u = u - lr * 0.5 * (1 + np.cos(np.pi * i / steps)) * step
-            u = np.clip(u, np.log(20.0), np.log(0.49 * SAMPLE_RATE))
-        return float(np.mean(1200 * np.abs(u - np.log(self.target)) / np.log(2) < ARRIVED))
-
 
 def angle(frequency: np.ndarray, phase: np.ndarray) -> np.ndarray:
     """θ[s] of each sinusoid  # (pairs, T)"""
     return 2 * np.pi / SAMPLE_RATE * frequency[:, None] * n + phase[:, None]
 
 
-def measure(pairs: int, steps: int, lr: float, seed: int) -> list[tuple[Row, float, float]]:
-    """(loss, signs, arrivals) of every row."""
-    results = []
-    for row in rows():
-        began = time.perf_counter()
-        made = Pairs(pairs, seed, row)
-        results.append((row, made.signs(), made.arrivals(steps, lr)))
-        print(f"{row.name:32} {results[-1][1]:.2f} {results[-1][2]:.2f}  {time.perf_counter() - began:.0f} s")
-    return results
+def measure(row: Row, pairs: int, steps: int, lr: float, seed: int) -> tuple[float, float]:
+    """The shares of right signs at the start and of arrivals at the end."""
+    rng = np.random.default_rng(seed)
+    start, target = np.exp(rng.uniform(np.log(LOW), np.log(HIGH), (2, pairs)))  # Hz
+    phase = rng.uniform(0, 2 * np.pi, (2, pairs))
+    noise = np.zeros((2, pairs, T))
+    if row.snr is not None:
+        noise = rng.normal(0, np.sqrt(0.5 / 10 ** (row.snr / 10)), noise.shape)
+    made = Pairs(phase[0], noise[0], np.sin(angle(target, phase[1])) + noise[1], row.options)
+    _, slope = made.loss(start)
+    end = descend(made, start, steps, lr)
+    cents = 1200 * np.abs(np.log2(end / target))
+    return float(np.mean(np.sign(slope) == np.sign(start - target))), float(np.mean(cents < ARRIVED))
+
+
+def descend(pairs: Pairs, start: np.ndarray, steps: int, lr: float) -> np.ndarray:
+    """Where Adam ends; its step falls from lr to 0 as half a cosine.  # (pairs,), Hz"""
+    u, m, v = np.log(start), np.zeros_like(start), np.zeros_like(start)
+    for i in range(steps):
+        _, slope = pairs.loss(np.exp(u))
+        m = BETAS[0] * m + (1 - BETAS[0]) * slope
+        v = BETAS[1] * v + (1 - BETAS[1]) * slope**2
+        step = m / (1 - BETAS[0] ** (i + 1)) / (np.sqrt(v / (1 - BETAS[1] ** (i + 1))) + 1e-12)
+        u = u - lr * 0.5 * (1 + np.cos(np.pi * i / steps)) * step
+        u = np.clip(u, np.log(20.0), np.log(0.49 * SAMPLE_RATE))
+    return np.exp(u)
 
 
 def write_table(path: Path, results: list[tuple[Row, float, float]], caption: str) -> None:
@@ -149,15 +148,11 @@ def draw(path: Path, results: list[tuple[Row, float, float]], caption: str) -> N
     chosen = ("L1 magnitude", "auraloss multi-resolution", "DDSP magnitude and log", "transport, floor 2 %")
     for row, _, _ in results:
         if row.name in chosen:
-            pairs = Pairs(1, 0, row)
-            pairs.y = np.sin(angle(np.array([1000.0]), np.zeros(1)))
-            pairs.fixed, pairs.phase, pairs.noise = ts.Target.from_signal(pairs.y[0]), np.zeros(len(grid)), np.zeros(1)
-            values, _ = pairs.loss(grid)
+            y = np.sin(angle(np.full(len(grid), 1000.0), np.zeros(len(grid))))
+            values, _ = Pairs(np.zeros(len(grid)), np.zeros_like(y), y, row.options).loss(grid)
             curves.plot(grid, values / values.max(), label=row.name)
     curves.axvline(1000, color="black", linewidth=0.8, linestyle=":")
-    curves.set(
-        xscale="log", xlabel="frequency (Hz)", ylabel="loss, relative to its maximum", title="target at 1,000 Hz"
-    )
+    curves.set(xscale="log", xlabel="frequency (Hz)", ylabel="loss over its maximum", title="target at 1,000 Hz")
     curves.legend(frameon=False, fontsize=8)
     figure.suptitle(caption, fontsize=9)
     figure.savefig(path, dpi=120)
@@ -179,7 +174,11 @@ def main(arguments: list[str] | None = None) -> None:
         f"{a.pairs} pairs, {a.steps} steps of Adam on ln f, step {a.lr} to 0 as half a cosine, betas {BETAS}; "
         f"n_fft 2,048 where one is named, center=False unless said; float64 on {a.arch}."
     )
-    results = measure(a.pairs, a.steps, a.lr, a.seed)
+    results = []
+    for row in rows():
+        began = time.perf_counter()
+        results.append((row, *measure(row, a.pairs, a.steps, a.lr, a.seed)))
+        print(f"{row.name:32} {results[-1][1]:.2f} {results[-1][2]:.2f}  {time.perf_counter() - began:.0f} s")
     write_table(a.out / "pitch.md", results, caption)
     draw(a.out / "pitch.png", results, caption)
     print(f"wrote {a.out / 'pitch.md'} and {a.out / 'pitch.png'}")
