@@ -143,3 +143,13 @@ def test_pad_end(restarted):
         assert value == pytest.approx(wanted[0].sum(), rel=1e-5)
         assert error(grads[0], wanted[1]) < 1e-5
         assert error(grads[1], wanted[2]) < 1e-5
+
+
+def test_same_bits(restarted):
+    x, y = signals(6, 2, 400, dtype=np.float32)
+    options = dict(wrt="both", stft=STFTS, terms=TERMS, bands=BANDS)
+    value, grads = ts.value_and_grad(x, y, **options)
+    for _ in range(2):
+        again, again_grads = ts.value_and_grad(x.copy(), y.copy(), **options)
+        assert again == value
+        assert np.array_equal(again_grads, grads)
