@@ -10,6 +10,7 @@ import numpy as np
 from taichi_spec.arrays import upload
 from taichi_spec.checks import check_choice
 from taichi_spec.direct import DirectDFT
+from taichi_spec.fft import blocks
 from taichi_spec.fft.fused import FusedEngine
 from taichi_spec.fft.lanes import LanesEngine
 from taichi_spec.fft.memory import MemoryDFT
@@ -95,6 +96,8 @@ def make_engine(
         fixed = _analyse(target, options, dtype)
     if options.dft is MemoryDFT and arch_name() == "cpu":
         return LanesEngine(options.stft, dtype, is_field, batch, n_samples, options.terms, fixed)
+    if options.dft is MemoryDFT and blocks.supports(options.stft, dtype, batch, n_samples, fixed):
+        return blocks.BlocksEngine(options.stft, dtype, is_field, batch, n_samples, options.terms, fixed)
     transform = BlockTransform(options.stft, dtype, is_field, batch, n_samples, 2, options.scratch_bytes, options.dft)
     return StagedEngine(transform, options.terms, fixed, WAYS_BACK[options.backward])
 

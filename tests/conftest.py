@@ -55,6 +55,21 @@ def restarted(arch):
     return arch
 
 
+@pytest.fixture(autouse=True)
+def staged_on_gpus(request, monkeypatch):
+    """The GPU's fused engine is compiled anew for each n_fft, hop and field: only the tests that ask for it have it.
+
+    The others, the grid above all, run on the engine that takes every size.
+    """
+    if "blocks_engine" not in request.fixturenames:
+        monkeypatch.setattr("taichi_spec.fft.blocks.supports", lambda *sizes: False)
+
+
+@pytest.fixture
+def blocks_engine():
+    """For tests that are to run on the GPU's fused engine, where it takes their sizes."""
+
+
 def _run_on(arch):
     if ti.lang.impl.get_runtime().prog is None or runtime.arch_name() != arch:
         ts.init(arch=arch, log_level=ti.ERROR)
