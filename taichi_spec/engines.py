@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from taichi_spec.arrays import upload
 from taichi_spec.checks import check_choice
 from taichi_spec.direct import DirectDFT
+from taichi_spec.fft import blocks
 from taichi_spec.fft.fused import FusedEngine
 from taichi_spec.fft.lanes import LanesEngine
 from taichi_spec.fft.memory import MemoryDFT
@@ -26,6 +27,7 @@ from taichi_spec.terms import BinTerm, Complex, Magnitude, Term, as_terms
 ENGINES = ("auto", "direct", "fft")
 REDUCTIONS = ("sum", "mean", "none")
 SCRATCH_BYTES = 2**28
+BLOCKS_ARCHS = ("vulkan",)  # CUDA joins once tests/test_blocks.py has passed there: Taichi merges shared reads on it
 DIRECT_BELOW = 32  # up to here the direct DFT is as fast as an FFT through memory
 
 
@@ -161,16 +163,28 @@ def _make_one(
         check_per_bin(batch, stft.n_frames(n_samples), stft.n_fft, dtype, options.scratch_bytes)
     analysed = None if target is None else _analyse(target, options, dtype, batch)
     weights = options.term_weights(batch, n_samples)
-    if options.is_plain and options.dft is MemoryDFT and arch_name() == "cpu":
+    if options.is_plain and options.dft is MemoryDFT:
         magnitudes = None if analysed is None else upload(analysed, dtype)
-        terms = tuple(term for term in options.terms if isinstance(term, BinTerm))
-        return LanesEngine(stft, dtype, is_field, batch, n_samples, terms, weights[0], magnitudes)
+        Engine = _fused_engine(stft, dtype, batch, n_samples, magnitudes)
+        if Engine is not None:
+            terms = tuple(term for term in options.terms if isinstance(term, BinTerm))
+            engine: FusedEngine = Engine(stft, dtype, is_field, batch, n_samples, terms, weights[0], magnitudes)
+            return engine
     bands = None if resolution.bands is None else resolution.bands.array
     fixed = None if analysed is None else FixedTarget(analysed, bands, dtype)
     held = spectra_held(options.terms)
     transform = _transform(options, dtype, is_field, batch, n_samples, held, options.items.lengths)
     toward_target = options.zero_phase == "target"
     return StagedEngine(transform, options.terms, weights, bands, fixed, toward_target, WAYS_BACK[options.backward])
+
+
+def _fused_engine(stft: STFT, dtype: Any, batch: int, n_samples: int, magnitudes: Any) -> Any:
+    """The class that does signals of these sizes in one pass on this device, or None."""
+    if arch_name() == "cpu":
+        return LanesEngine
+    if arch_name() in BLOCKS_ARCHS and blocks.supports(stft, dtype, batch, n_samples, magnitudes):
+        return blocks.BlocksEngine
+    return None
 
 
 def choose_dft(engine: str, n_fft: int) -> Any:

@@ -61,6 +61,22 @@ def direct(monkeypatch):
     monkeypatch.setattr("taichi_spec.engines.DIRECT_BELOW", 2**20)
 
 
+@pytest.fixture(autouse=True)
+def staged_on_gpus(request, monkeypatch):
+    """The GPU's fused engine is compiled anew for each n_fft, hop and field: only the tests that ask for it have it.
+
+    The others, the grid above all, run on the engine that takes every size.
+    """
+    if "blocks_engine" not in request.fixturenames:
+        monkeypatch.setattr("taichi_spec.fft.blocks.supports", lambda *sizes: False)
+
+
+@pytest.fixture
+def blocks_engine(monkeypatch):
+    """For tests that are to run on the GPU's fused engine, where it takes their sizes, on CUDA too."""
+    monkeypatch.setattr("taichi_spec.engines.BLOCKS_ARCHS", ("vulkan", "cuda"))
+
+
 def _run_on(arch):
     if ti.lang.impl.get_runtime().prog is None or runtime.arch_name() != arch:
         ts.init(arch=arch, log_level=ti.ERROR)

@@ -1,0 +1,1004 @@
+"""The fused pass on a GPU: frames as blocks.
+
+A team of threads walks a run of neighbouring frames. Each thread holds `points` values of the frame in registers:
+window, transform, distance per bin, transform back, window. Frames overlap-add in registers or in shared memory, and a
+sample's gradient is written once, when the run has passed it. Only the tail that a run shares with the next goes
+through `halo`.
+
+The transform is Stockham's: every pass holds points t, t + T, t + 2T, ... of the frame (of T threads this one is t),
+does its small DFTs in registers, and scatters the results through shared memory so that the last pass leaves bin t + T m in
+register m. The way back is the same code with real and imaginary parts exchanged: a loop runs one body twice.
+
+Functions without a decorator run while Taichi traces the kernel: they take and return Python lists of Taichi values,
+one per register. Taichi then has values to name instead of variables to track, and compiles several times faster.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+import taichi as ti
+from numpy.typing import NDArray
+from taichi.lang.impl import expr_init as hold  # evaluates an expression here, once, and gives it a name
+
+from taichi_spec.arrays import itemsize, upload
+from taichi_spec.bins import distance_of
+from taichi_spec.fft.fused import FusedEngine
+from taichi_spec.framing import annotation
+from taichi_spec.runtime import arch_name
+from taichi_spec.stft import STFT
+from taichi_spec.terms import BinTerm, unweighted
+
+MAX_INDEX = 2**30  # elements of an array: `known` keeps so many bits of an index
+SHARED_BYTES = {"cuda": 48 * 1024, "vulkan": 32 * 1024}  # of a block: Taichi gives no more, nor do many devices
+MANY_TEAMS = 4096  # so many teams at least, where there are enough frames: what fills a large GPU
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How n_fft points lie on threads: `points` a thread, passes of the given radices, `teams` frames side by side."""
+
+    n_fft: int
+    hop: int
+    points: int
+    radices: tuple[int, ...]
+    teams: int = 1
+    in_registers: bool = False  # where the overlap waits: there if the hop is a multiple of `threads`, else shared
+    cuda: bool = False
+
+    @property
+    def threads(self) -> int:
+        """Threads that share a frame."""
+        return self.n_fft // self.points
+
+    @property
+    def block(self) -> int:
+        """Threads that share a block."""
+        return self.threads * self.teams
+
+    @cached_property
+    def strides(self) -> tuple[int, ...]:
+        """Per pass: the product of the radices before it."""
+        return tuple(prod(self.radices[:p]) for p in range(len(self.radices)))
+
+    @property
+    def overlap(self) -> int:
+        """Samples of a frame that the next frame sees again."""
+        return max(self.n_fft - self.hop, 0)
+
+    @property
+    def cells(self) -> int:
+        """Shared memory of one team, in complex values."""
+        return (
+            int(pad(self.n_fft))
+            + 1
+            + (-(-self.overlap // self.threads) * self.threads if not self.in_registers else 0)
+        )
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Per pass: where its twiddles begin in `table`; last, where the window begins."""
+        sizes = [max(1, r // 2) * s for r, s in zip(self.radices[1:], self.strides[1:])]
+        return (0, *(sum(sizes[:p]) for p in range(len(sizes) + 1)))
+
+    @property
+    def entries(self) -> int:
+        """Pairs in `table`."""
+        return self.offsets[-1] + self.n_fft // 2
+
+    def table(self, window: NDArray[Any]) -> NDArray[Any]:
+        """All constants of a frame in pairs, the first of each pair in one row, the second in another: (2, entries).
+
+        For each pass but the first, each entry of its radix and each j < stride: cosine and tangent of a twiddle.
+        Then the window: its samples t + T m and t + T (m + 1) for even m.
+        """
+        pairs = []
+        for r, stride in zip(self.radices[1:], self.strides[1:]):
+            fraction = np.arange(stride) / stride
+            for size in 2 ** np.arange(1, r.bit_length()):
+                for q in range(max(1, size // 4)):
+                    angle = 2 * np.pi * (fraction + q) / size
+                    pairs.append((np.cos(angle), np.tan(angle)))
+        rows = window.reshape(self.points, self.threads)
+        return np.concatenate(pairs + list(zip(rows[0::2], rows[1::2])), axis=1)
+
+
+def pad(i):
+    """Where value i lies in shared memory: one cell in 33 stays free, so that strided access meets all banks."""
+    return i + i // 32 if isinstance(i, int) else i + (i >> 5)
+
+
+def known(index):
+    """An index >= 0 of which LLVM knows no more than that: constants added to it become offsets of the access.
+
+    Without the mask an addition may overflow for all LLVM knows; with fewer known bits it may turn into a bitwise or.
+    Either way each access would compute its own address.
+    """
+    return hold(index & 0x3FFFFFFF)
+
+
+def constant(value: float, dtype):
+    """A Python float in full precision: Taichi would round it to `default_fp`."""
+    high = float(np.float32(value))
+    if dtype == ti.f32:
+        return hold(ti.cast(high, dtype))
+    middle = float(np.float32(value - high))
+    low = float(np.float32(value - high - middle))
+    return hold(ti.cast(high, dtype) + (ti.cast(middle, dtype) + ti.cast(low, dtype)))
+
+
+def bit_reverse(i: int, n: int) -> int:
+    """i with the order of its log2(n) bits turned round."""
+    return int(format(i, f"0{n.bit_length() - 1}b")[::-1], 2) if n > 1 else 0
+
+
+def turn_add(a, b, c=None, t=None, quarter=False):
+    """a + w b and a - w b for w = c (1 - i t), or 1 if c is None, times -i if `quarter`: six multiply-adds."""
+    if c is None:
+        p, s = b
+        if quarter:
+            p, s = s, -p
+        return (hold(a[0] + p), hold(a[1] + s)), (hold(a[0] - p), hold(a[1] - s))
+    p, s = hold(b[0] + t * b[1]), hold(b[1] - t * b[0])
+    if quarter:
+        return (hold(a[0] + c * s), hold(a[1] - c * p)), (hold(a[0] - c * s), hold(a[1] + c * p))
+    return (hold(a[0] + c * p), hold(a[1] + c * s)), (hold(a[0] - c * p), hold(a[1] - c * s))
+
+
+def dft(values, pairs, dtype):
+    """The DFT of a power of two of (real, imaginary) pairs, natural order in and out.
+
+    Decimation in time, each twiddle fused into its butterfly as cosine and tangent (Linzer and Feig). With `pairs`, a
+    function from entry to (cosine, tangent), the bins are k + f for the fraction f that its table was made for.
+    """
+    r = len(values)
+    values = [values[bit_reverse(q, r)] for q in range(r)]
+    half = 1
+    while half < r:
+        for q in range(max(1, half // 2)):
+            if pairs is not None:
+                c, t = pairs(half // 2 + q)
+            elif q == 0:
+                c, t = None, None
+            else:
+                c, t = constant(math.cos(math.pi * q / half), dtype), constant(math.tan(math.pi * q / half), dtype)
+            for b in range(q, r, 2 * half):
+                values[b], values[b + half] = turn_add(values[b], values[b + half], c, t)
+                if half >= 2:
+                    e = b + half // 2
+                    values[e], values[e + half] = turn_add(values[e], values[e + half], c, t, quarter=True)
+        half *= 2
+    return values
+
+
+@cache
+def fused_kernel(
+    layout: Layout, dtype: Any, terms: tuple[BinTerm, ...], is_field: bool, fixed: bool, gradient: bool, edges: str
+) -> Any:
+    """The fused pass as one kernel.
+
+    Args:
+        layout: how a frame lies on threads.
+        dtype: ti.f32 or ti.f64.
+        terms: what is summed over the bins, with weight 1; the weights are an argument of the kernel.
+        is_field: whether the signals are fields or ndarrays; the gradients are ndarrays (B, T).
+        fixed: whether y is not a signal but magnitudes in a flat array; two frames of x share a transform then.
+        gradient: whether to make the gradients too.
+        edges: "reflect", "constant" or "none".
+    """
+    distance = distance_of(terms, dtype)
+    N, H, R, T = layout.n_fft, layout.hop, layout.points, layout.threads
+    TEAMS, BLOCK, CELLS, OVERLAP = layout.teams, layout.block, layout.cells, layout.overlap
+    RADICES, STRIDES, OFFSETS = layout.radices, layout.strides, layout.offsets
+    CARRY = pad(N) + 1  # where the overlap begins in a team's shared memory
+    UPPER = pad(N // 2)  # where the upper bins wait for their mirrors
+    PAD = 0 if edges == "none" else N // 2
+    FRAMES = 2 if fixed else 1  # frames per transform
+    REGISTERS = layout.in_registers and gradient and OVERLAP > 0
+    KEEP, SHIFT = OVERLAP // T, H // T  # if in registers: how many wait, and how far they move
+    EMIT = min(R, -(-H // T))  # registers of which some are finished with their frame
+    CUDA = layout.cuda
+    WARP = CUDA and T <= 32  # a team lies within a warp
+    pair = ti.types.vector(2, dtype)
+    Pairs = ti.types.ndarray(dtype=pair, ndim=1)
+    Values = ti.types.ndarray(dtype=dtype, ndim=1)
+    Matrix = ti.types.ndarray(dtype=dtype, ndim=2)
+    Signal = annotation(is_field)
+    Bits, BIAS, MANTISSA = (ti.i64, 1023, 52) if dtype == ti.f64 else (ti.i32, 127, 23)
+    # A cell is one word of two values on CUDA and lies in two planes elsewhere: Taichi has no shared vectors there.
+    ENTRIES, WINDOW = layout.entries, layout.offsets[-1]
+    TOTAL = CELLS * TEAMS
+    SHARED = (TOTAL, pair) if CUDA else (2 * TOTAL, dtype)
+
+    @ti.func
+    def sync():
+        if ti.static(WARP and BLOCK > 32):
+            ti.simt.warp.sync(ti.u32(0xFFFFFFFF))
+        else:
+            ti.simt.block.sync()
+
+    @ti.func
+    def uniform(condition):
+        """A condition that all threads of a team share, told to the compiler where a team fills a warp."""
+        if ti.static(CUDA and T == 32):
+            return ti.simt.warp.all_nonzero(ti.u32(0xFFFFFFFF), ti.cast(condition, ti.i32)) != 0
+        else:
+            return condition
+
+    @ti.func
+    def padded(i: ti.template()):
+        """`pad`, for code that Taichi reads."""
+        return i + (i >> 5)
+
+    @ti.func
+    def store(sm: ti.template(), at: ti.template(), a: ti.template(), b: ti.template()):
+        if ti.static(CUDA):
+            sm[at] = ti.Vector([a, b])
+        else:
+            sm[at] = a
+            sm[at + ti.static(TOTAL)] = b
+
+    @ti.func
+    def fetch(sm: ti.template(), at: ti.template()):
+        if ti.static(CUDA):
+            value = sm[at]
+            return value[0], value[1]
+        else:
+            return sm[at], sm[at + ti.static(TOTAL)]
+
+    @ti.func
+    def read(array: ti.template(), at: ti.template()):
+        return array[at]
+
+    @ti.func
+    def sample(x: ti.template(), b: ti.template(), s: ti.template()):
+        """Sample s of item b, of a signal of shape (T,) or (B, T)."""
+        if ti.static(len(x.shape) == 1):
+            return x[s]
+        else:
+            return x[b, s]
+
+    @ti.func
+    def sample_at_edge(x: ti.template(), b, s, length):
+        """Sample s of item b where s may lie outside the signal."""
+        value = ti.cast(0, dtype)
+        if ti.static(edges == "reflect"):
+            s = ti.select(s < 0, -s, s)
+            s = ti.select(s >= length, 2 * (length - 1) - s, s)
+        if 0 <= s < length:
+            value = sample(x, b, s)
+        return value
+
+    @ti.func
+    def put(g: ti.template(), edge: ti.template(), row, b, p, length, value, add: ti.template()):
+        """Write or add a gradient at position p of item b; reflected positions outside the signal go to `edge`."""
+        if 0 <= p < length:
+            if ti.static(add):
+                g[b, p] = g[b, p] + value
+            else:
+                g[b, p] = value
+        elif ti.static(edges == "reflect"):
+            q = ti.select(p < 0, p + PAD, p - length + PAD)
+            if q < 2 * PAD:
+                edge[row, q] = edge[row, q] + value if ti.static(add) else value
+
+    def constants(table, at):
+        """A pair of the table."""
+        return read(table, at), read(table, at + ENTRIES)
+
+    @ti.func
+    def exponent(e: ti.template()):
+        """The bits of the power of two with biased exponent e."""
+        return ti.cast(e, Bits) << MANTISSA
+
+    @ti.func
+    def power_of_two(peak):
+        """2^e and 2^-e for a peak of 2^e ... 2^(e+1)."""
+        bits = ti.bit_cast(peak, Bits) & exponent(2 * BIAS + 1)
+        bits = ti.min(ti.max(bits, exponent(1)), exponent(2 * BIAS - 2))
+        return ti.bit_cast(bits, dtype), ti.bit_cast(exponent(2 * BIAS) - bits, dtype)
+
+    def peak_of(values):
+        """The largest magnitude among this thread's values."""
+        peak = hold(abs(values[0]))
+        for value in values[1:]:
+            peak = hold(ti.max(peak, abs(value)))
+        return peak
+
+    def difference_of(first, second):
+        """Where two lists of values differ most."""
+        return peak_of([hold(a - b) for a, b in zip(first, second)])
+
+    @ti.func
+    def team_peaks(x: ti.template(), y: ti.template(), d: ti.template(), sm: ti.template(), team: ti.template(),
+                   t: ti.template(), zero: ti.template()):  # fmt: skip
+        """The largest of x, of y and of d in the team."""
+        a, b, c = x, y, d
+        if ti.static(WARP and dtype == ti.f32):  # magnitudes are ordered as their bits are
+            i, j, k = ti.bit_cast(x, ti.i32), ti.bit_cast(y, ti.i32), ti.bit_cast(d, ti.i32)
+            for s in ti.static([1 << e for e in range(T.bit_length() - 1)]):
+                i = ti.max(i, ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), i, s))
+                j = ti.max(j, ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), j, s))
+                if ti.static(not fixed):
+                    k = ti.max(k, ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), k, s))
+            a, b, c = ti.bit_cast(i, ti.f32), ti.bit_cast(j, ti.f32), ti.bit_cast(k, ti.f32)
+        else:
+            sync()
+            store(sm, team + t, x, y)
+            if ti.static(not fixed):
+                store(sm, team + T + t, d, d)
+            for e in ti.static(range(T.bit_length() - 2, -1, -1)):
+                sync()
+                here = team + t + (e + 1) * zero  # as in transform
+                if t < ti.static(1 << e):
+                    first = fetch(sm, here)
+                    second = fetch(sm, here + ti.static(1 << e))
+                    store(sm, here, ti.max(first[0], second[0]), ti.max(first[1], second[1]))
+                    if ti.static(not fixed):
+                        mine = fetch(sm, here + T)
+                        other = fetch(sm, here + ti.static(T + (1 << e)))
+                        store(sm, here + T, ti.max(mine[0], other[0]), ti.max(mine[1], other[1]))
+            sync()
+            a, b = fetch(sm, team)
+            if ti.static(not fixed):
+                c, _ = fetch(sm, team + T)
+            sync()
+        return a, b, c
+
+    @ti.func
+    def balance(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
+                scale: ti.template(), zero: ti.template()):  # fmt: skip
+        """Bring both parts to a peak near 1 where they differ much or are extreme. scale: what undoes it; 0 or 1/2.
+
+        The louder part's rounding would drown the quieter one, and squares of 1e-20 or 1e18 leave float32's range.
+        A silent part has no spectrum at all: its second factor is 0, so that no rounding is taken for one. Of two
+        equal parts one is dropped, and its spectrum is taken to be the other's, so that their distance is 0.
+        """
+        mine = ti.static([peak_of(re), peak_of(im), re[0] if fixed else difference_of(re, im)])
+        x, y, d = team_peaks(mine[0], mine[1], mine[2], sm, team, t, zero)
+        low, high = ti.min(x, y), ti.max(x, y)
+        scale[0], scale[1] = ti.cast(1, dtype), ti.cast(1, dtype)
+        scale[2] = ti.cast(0.5, dtype) * ti.cast(x > 0, dtype)
+        scale[3] = ti.cast(0.5, dtype) * ti.cast(y > 0, dtype)
+        if uniform(low * ti.cast(16, dtype) < high or high > 1e9 or low < 1e-9):
+            up_x, down_x = power_of_two(x)
+            up_y, down_y = power_of_two(y)
+            scale[0], scale[1] = up_x, up_y
+            for m in ti.static(range(R)):
+                re[m] = re[m] * down_x
+                im[m] = im[m] * down_y
+        if ti.static(not fixed):
+            scale[4] = ti.cast(d == 0, dtype)
+            for m in ti.static(range(R)):
+                im[m] = ti.select(d == 0, ti.cast(0, dtype), im[m])
+
+    def transform(re, im, sm, team, t, table, zero):
+        """The DFT of a frame: points t + T m in, bins t + T m out."""
+        values = list(zip(re, im))
+        for p, r in enumerate(RADICES):
+            n, stride = R // r, STRIDES[p]
+            done = []
+            for b in range(n):
+                j = known((t + b * T) % stride + zero)
+                pairs = twiddles(table, j, OFFSETS[p], stride) if p else None
+                done.append(dft(values[b::n], pairs, dtype))
+            if p + 1 == len(RADICES):
+                return [done[m % n][m // n] for m in range(R)]
+            if p > 0:
+                sync()
+            for b in range(n):
+                at = t + b * T
+                at = hold(at * r) if p == 0 else hold((at // stride) * (stride * r) + at % stride)
+                base = known(team + pad(at))
+                for k in range(r):
+                    if stride % 32 == 0 or (stride == 1 and 32 % r == 0):
+                        store(sm, base + pad(k * stride), *done[b][k])
+                    else:
+                        store(sm, team + pad(at + k * stride), *done[b][k])
+            sync()
+            # Taichi takes shared memory for the thread's own and would reuse what it read a pass before: hence zero.
+            values = own(sm, team + p * zero, t, range(R))
+
+    def own(sm, team, t, registers):
+        """This thread's cells: points t + T m."""
+        if T % 32 == 0 or 32 % T == 0:
+            base = known(team + pad(t))
+            return [fetch(sm, base + pad(m * T)) for m in registers]
+        return [fetch(sm, team + pad(t + m * T)) for m in registers]
+
+    def keep(sm, team, t, registers, values):
+        """The reverse of `own`."""
+        base = known(team + pad(t))
+        for m, value in zip(registers, values):
+            if T % 32 == 0 or 32 % T == 0:
+                store(sm, base + pad(m * T), *value)
+            else:
+                store(sm, team + pad(t + m * T), *value)
+
+    def tiny():
+        """So little that it only keeps 1 / sqrt finite: 1e-36 in float32, 1e-288 in float64."""
+        value = ti.cast(1e-36, dtype)
+        if dtype == ti.f64:
+            value = hold(value * value)
+            value = hold(value * value)
+            value = value * value
+        return hold(value)
+
+    def two_bins(z, m, measure, scale):
+        """Bins k and N - k of the packed transform: the two distances, and what replaces the bins.
+
+        z = X + i Y at k and m = conj(X) + i conj(Y) at N - k give 2 X and 2 Y; G_X = phi' X / |X| and G_Y go back the
+        same way, halved because both k and N - k will contribute.
+        """
+        x = hold(z[0] + m[0]), hold(z[1] - m[1])
+        y = hold(z[1] + m[1]), hold(m[0] - z[0])
+        if not fixed:
+            y = tuple(hold(ti.select(scale[4] > 0, mine, other)) for mine, other in zip(x, y))
+        least = tiny()
+        px = hold(ti.max(x[0] * x[0] + x[1] * x[1], least))
+        py = hold(ti.max(y[0] * y[0] + y[1] * y[1], least))
+        # Directions first: a large slope over a tiny amplitude may overflow.
+        ix, iy = hold(ti.rsqrt(px) * scale[2]), hold(ti.rsqrt(py) * scale[3])
+        found, dx, dy = measure(hold(px * ix * scale[0]), hold(py * iy * scale[1]))
+        real, imag = hold(dx * (x[0] * ix)), hold(dx * (x[1] * ix))
+        p, q = hold(dy * (y[0] * iy)), hold(dy * (y[1] * iy))
+        return (
+            found,
+            (hold(real - q), hold(imag + p)),
+            (hold(real + q), hold(p - imag)),
+        )
+
+    def all_pairs(values, others, t, aims, second, scale, weights):
+        """The distance of this thread's lower bins, and what replaces them and their mirrors."""
+        total, lows, highs = constant(0.0, dtype), [], []
+        for m in range(R // 2):
+            z, other = values[m], others[m]
+            if m == 0:  # bin 0 is its own mirror
+                other = tuple(hold(ti.select(t == 0, mine, theirs)) for mine, theirs in zip(z, other))
+            value, low, high = two_bins(z, other, measure(aims[m], second, weights), scale)
+            if m == 0:
+                low = tuple(hold(ti.select(t == 0, 2 * part, part)) for part in low)
+            total = hold(total + value)
+            lows.append(low)
+            highs.append(high)
+        return total, lows, highs
+
+    @ti.func
+    def both(a: ti.template(), b: ti.template(), weights: ti.template()):
+        value, da, db = distance(a, b, weights)
+        return value, da, db
+
+    @ti.func
+    def against(
+        first: ti.template(), second: ti.template(), a: ti.template(), b: ti.template(), weights: ti.template()
+    ):
+        value0, da, _ = distance(a, first, weights)
+        value1, db, _ = distance(b, second, weights)
+        return value0, value1, da, db
+
+    # Thread t's bin t + T m has its mirror N - k in thread T - t's cells; thread 0's, in its own, one row further.
+    # Where T < 32 that step crosses a padding cell for some m.
+    CROSS = [pad(T * (R - m)) - pad(T * (R - 1 - m)) - pad(T) for m in range(R // 2)]
+    MIRROR = [pad(T * (R - 1 - m)) for m in range(R // 2)]
+
+    @ti.kernel
+    def fused(
+        x: Signal,
+        y: Values if fixed else Signal,
+        gx: Matrix,
+        gy: Matrix,
+        table: Values,
+        halo: Pairs,
+        edge: Matrix,
+        partial: Values,
+        loss: Values,
+        weights: Values,
+        items: ti.i32,
+        length: ti.i32,
+        frames: ti.i32,
+        runs: ti.i32,
+        steps: ti.i32,
+        item_stride: ti.i32,
+        frame_stride: ti.i32,
+        ways: ti.i32,
+        zero: ti.i32,
+    ):
+        # 1. every run of frames, by one team
+        ti.loop_config(block_dim=BLOCK)
+        for i in range((items * runs + TEAMS - 1) // TEAMS * BLOCK):
+            sm = ti.simt.block.SharedArray((SHARED[0],), SHARED[1])
+            lane = i & ti.static(BLOCK - 1) if ti.static(BLOCK & (BLOCK - 1) == 0) else i % BLOCK
+            t = ((lane & ti.static(T - 1) if ti.static(T & (T - 1) == 0) else lane % T) + zero) & 0x3FFFFFFF
+            which = lane // T
+            team = which * CELLS
+            run = i // BLOCK * TEAMS + which
+            b = run // runs
+            c = run - b * runs
+            total = ti.cast(0, dtype)
+            wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES) if REGISTERS else 0))]
+            if ti.static(gradient and not REGISTERS):
+                n = t
+                while n < OVERLAP:
+                    store(sm, team + CARRY + n, ti.cast(0, dtype), ti.cast(0, dtype))
+                    n += T
+            re = [ti.cast(0, dtype) for _ in ti.static(range(R))]
+            im = [ti.cast(0, dtype) for _ in ti.static(range(R))]
+            scale = [ti.cast(1, dtype) for _ in ti.static(range(5))]
+            for step in range(steps):
+                f = (c * steps + step) * FRAMES
+                live = f < frames and b < items
+                start = f * H - PAD
+                inside = b < items and start >= 0 and start + ti.static(N + (FRAMES - 1) * H) <= length
+                if ti.static(fixed):
+                    inside = inside and f + 1 < frames
+                inside = uniform(inside)
+                for way in range(ways):  # forward; then, with gradients, back
+                    sync()
+                    if way == 0:
+                        load_frames(re, im, x, y, table, sm, team, t, b, f, frames, start, length, inside, live, zero)
+                        balance(re, im, sm, team, t, scale, zero)
+                    else:
+                        found = spectral(
+                            re, im, sm, team, t, b, f, frames, y, item_stride, frame_stride, scale, weights
+                        )
+                        total += ti.select(live, found, ti.cast(0, dtype))
+                    done = ti.static(transform(re, im, sm, team, t, table, zero))
+                    for m in ti.static(range(R)):
+                        re[m] = done[m][0]
+                        im[m] = done[m][1]
+                sync()
+                if ti.static(not gradient):
+                    found = spectral(re, im, sm, team, t, b, f, frames, y, item_stride, frame_stride, scale, weights)
+                    total += ti.select(live, found, ti.cast(0, dtype))
+                else:
+                    # The gradient at a silent frame is 0, not the other one's rounding.
+                    if scale[2] == 0:
+                        for m in ti.static(range(R)):
+                            im[m] = 0
+                    if scale[3] == 0:
+                        for m in ti.static(range(R)):
+                            re[m] = 0
+                    windowed = ti.static(weighted(list(zip(re, im)), window(table, t)))
+                    if ti.static(fixed):
+                        emit(
+                            ti.static(windowed[1:]),
+                            ti.static([gx]),
+                            wait,
+                            sm,
+                            team,
+                            t,
+                            edge,
+                            b,
+                            start,
+                            length,
+                            inside,
+                            items,
+                            zero,
+                        )
+                        sync()
+                        emit(
+                            ti.static(windowed[:1]),  # zero if there is no second frame: it was silent
+                            ti.static([gx]),
+                            wait,
+                            sm,
+                            team,
+                            t,
+                            edge,
+                            b,
+                            start + H,
+                            length,
+                            inside,
+                            items,
+                            zero,
+                        )
+                    else:
+                        emit(
+                            ti.static(windowed[::-1]),
+                            ti.static([gx, gy]),
+                            wait,
+                            sm,
+                            team,
+                            t,
+                            edge,
+                            b,
+                            start,
+                            length,
+                            inside,
+                            items,
+                            zero,
+                        )
+            if ti.static(gradient and OVERLAP > 0):
+                sync()
+                if b < items:
+                    if ti.static(REGISTERS):
+                        for m in ti.static(range(KEEP)):
+                            halo[run * OVERLAP + t + T * m] = ti.Vector([wait[m], wait[m + (0 if fixed else KEEP)]])
+                    else:
+                        n = t
+                        while n < OVERLAP:
+                            left_x, left_y = fetch(sm, team + CARRY + n)
+                            halo[run * OVERLAP + n] = ti.Vector([left_x, left_y])
+                            n += T
+            # the team's loss, its threads always added in the same order
+            sync()
+            store(sm, team + t, total, total)
+            for s in ti.static([1 << e for e in reversed(range((T - 1).bit_length()))]):
+                sync()
+                if t < s and t + s < T:
+                    ours, unused = fetch(sm, team + t)
+                    theirs, _ = fetch(sm, team + t + s)
+                    store(sm, team + t, ours + theirs, unused)
+            if t == 0 and b < items:
+                whole, unused = fetch(sm, team)
+                partial[run] = whole
+            sync()
+        if ti.static(gradient):
+            # 2. what runs left over, onto where the next runs wrote
+            if ti.static(OVERLAP > 0):
+                advance = steps * ti.static(FRAMES * H)
+                ti.loop_config(block_dim=128)
+                for i in range(items * (runs - 1) * 128):  # 128 threads for each seam between two runs
+                    seam = i // 128
+                    b = seam // (runs - 1)
+                    c = seam - b * (runs - 1)
+                    n = i & 127
+                    while n < ti.min(advance, OVERLAP):
+                        sx, sy = left_over(halo, b * runs + c, ti.min(c, (OVERLAP - 1 - n) // advance), n, advance)
+                        p = (c + 1) * advance - PAD + n
+                        put(gx, edge, 2 * b, b, p, length, sx, True)
+                        if ti.static(not fixed):
+                            put(gy, edge, 2 * b + 1, b, p, length, sy, True)
+                        n += 128
+            # 3. behind the last run: what is left over there, and zero where no frame is
+            for b, n in ti.ndrange(items, ti.max(length + 2 * PAD - runs * steps * ti.static(FRAMES * H), 0)):
+                advance = steps * ti.static(FRAMES * H)
+                sx, sy = ti.cast(0, dtype), ti.cast(0, dtype)
+                if n < OVERLAP:
+                    sx, sy = left_over(
+                        halo, b * runs + runs - 1, ti.min(runs - 1, (OVERLAP - 1 - n) // advance), n, advance
+                    )
+                p = runs * advance - PAD + n
+                put(gx, edge, 2 * b, b, p, length, sx, False)
+                if ti.static(not fixed):
+                    put(gy, edge, 2 * b + 1, b, p, length, sy, False)
+            if ti.static(edges == "reflect"):
+                # 4. padded positions fold back onto the samples that they mirror, left edge then right edge
+                for b, n in ti.ndrange(items, PAD):
+                    put(gx, edge, 2 * b, b, PAD - n, length, edge[2 * b, n], True)
+                    if ti.static(not fixed):
+                        put(gy, edge, 2 * b + 1, b, PAD - n, length, edge[2 * b + 1, n], True)
+                for b, n in ti.ndrange(items, PAD):
+                    put(gx, edge, 2 * b, b, length - 2 - n, length, edge[2 * b, PAD + n], True)
+                    if ti.static(not fixed):
+                        put(gy, edge, 2 * b + 1, b, length - 2 - n, length, edge[2 * b + 1, PAD + n], True)
+        # 5. the loss of each item: one block sums its runs
+        ti.loop_config(block_dim=128)
+        for i in range(items * 128):
+            sums = ti.simt.block.SharedArray((128,), dtype)
+            t = i & 127
+            b = i >> 7
+            total = ti.cast(0, dtype)
+            c = t
+            while c < runs:
+                total += partial[b * runs + c]
+                c += 128
+            sums[t] = total
+            for s in ti.static((64, 32, 16, 8, 4, 2, 1)):
+                ti.simt.block.sync()
+                if t < s:
+                    sums[t] = sums[t] + sums[t + s]
+            if t == 0:
+                loss[b] = sums[0]
+
+    @ti.func
+    def left_over(halo: ti.template(), run, back, n, advance):
+        """The tails of `run` and of `back` runs before it, where they meet n samples behind the run."""
+        sx, sy = ti.cast(0, dtype), ti.cast(0, dtype)
+        for d in range(back + 1):
+            value = halo[(run - d) * OVERLAP + n + d * advance]
+            sx += value[0]
+            sy += value[1]
+        return sx, sy
+
+    @ti.func
+    def load_frames(
+        re: ti.template(),
+        im: ti.template(),
+        x: ti.template(),
+        y: ti.template(),
+        table: ti.template(),
+        sm: ti.template(),
+        team: ti.template(),
+        t: ti.template(),
+        b: ti.template(),
+        f: ti.template(),
+        frames: ti.template(),
+        start: ti.template(),
+        length: ti.template(),
+        inside: ti.template(),
+        live: ti.template(),
+        zero: ti.template(),
+    ):
+        """The windowed frame, or both frames, into registers; at the edges through shared memory, in a loop."""
+        if inside:
+            weights = ti.static(window(table, t))
+            for m in ti.static(range(R)):
+                w = ti.static(weights)[m]
+                re[m] = w * sample(x, b, start + t + ti.static(T * m))
+                if ti.static(fixed):
+                    im[m] = w * sample(x, b, start + t + ti.static(T * m + H))
+                else:
+                    im[m] = w * sample(y, b, start + t + ti.static(T * m))
+        else:
+            for m in range(R + zero):  # + 0 keeps LLVM from unrolling it
+                n = t + T * m
+                first, second = ti.cast(0, dtype), ti.cast(0, dtype)
+                if live:
+                    w = table[WINDOW + (m >> 1) * T + t + (m & 1) * ENTRIES]
+                    first = w * sample_at_edge(x, b, start + n, length)
+                    if ti.static(fixed):
+                        if f + 1 < frames:
+                            second = w * sample_at_edge(x, b, start + H + n, length)
+                    else:
+                        second = w * sample_at_edge(y, b, start + n, length)
+                store(sm, team + padded(n), first, second)
+            cells = ti.static(own(sm, team, t, range(R)))
+            for m in ti.static(range(R)):
+                re[m] = cells[m][0]
+                im[m] = cells[m][1]
+        if ti.static(not WARP or T < 32):
+            sync()
+
+    @ti.func
+    def spectral(
+        re: ti.template(),
+        im: ti.template(),
+        sm: ti.template(),
+        team: ti.template(),
+        t: ti.template(),
+        b: ti.template(),
+        f: ti.template(),
+        frames: ti.template(),
+        y: ti.template(),
+        item_stride: ti.template(),
+        frame_stride: ti.template(),
+        scale: ti.template(),
+        weights: ti.template(),
+    ):
+        """Distance of every bin; re and im become the gradients' spectrum, exchanged for the way back."""
+        loss = ti.cast(0, dtype)
+        row0 = (b * item_stride + ti.min(f, frames - 1) * frame_stride + t) & 0x3FFFFFFF
+        row1 = (b * item_stride + ti.min(f + 1, frames - 1) * frame_stride + t) & 0x3FFFFFFF
+        second = f + 1 < frames
+        aims = ti.static(targets(y, row0, row1, t))
+        ti.static(keep(sm, team + UPPER, t, range(R // 2), list(zip(re, im))[R // 2 :]))
+        sync()
+        mirror = (team + padded(T - t)) & 0x3FFFFFFF
+        crossed = (mirror + ti.cast(t == 0, ti.i32)) & 0x3FFFFFFF
+        others = ti.static([fetch(sm, (crossed if CROSS[m] else mirror) + MIRROR[m]) for m in range(R // 2)])
+        found, lows, highs = ti.static(all_pairs(list(zip(re, im)), others, t, aims, second, scale, weights))
+        loss += found
+        if ti.static(gradient):  # written only now: no read above has to wait for a write that might change it
+            for m in ti.static(range(R // 2)):
+                at = (crossed if ti.static(CROSS[m] != 0) else mirror) + ti.static(MIRROR[m])
+                store(sm, at, highs[m][1], highs[m][0])
+        if t == 0:  # so is bin N / 2
+            middle = ti.static((re[R // 2], im[R // 2]))
+            value, low, _ = ti.static(two_bins(middle, middle, measure(aims[R // 2], second, weights), scale))
+            loss += value
+            if ti.static(gradient):
+                store(sm, team + UPPER, 2 * low[1], 2 * low[0])
+        if ti.static(gradient):
+            sync()
+            cells = ti.static(own(sm, team + UPPER, t, range(R // 2)))
+            for m in ti.static(range(R // 2)):
+                re[m] = lows[m][1]
+                im[m] = lows[m][0]
+                re[m + R // 2] = cells[m][0]
+                im[m + R // 2] = cells[m][1]
+            sync()
+        return loss
+
+    def targets(y, row0, row1, t):
+        """The target's magnitudes at this thread's lower bins and at bin N / 2, in both frames, if fixed."""
+        if not fixed:
+            return [None] * (R // 2 + 1)
+        return [(read(y, row0 + k), read(y, row1 + k)) for k in (*range(0, N // 2, T), N // 2 - t)]
+
+    def measure(target, second, weights):
+        """A function of two magnitudes: value and both derivatives. `second`: whether there is a second frame."""
+        if not fixed:
+            return lambda a, b: both(a, b, weights)
+
+        def found(a, b):
+            value0, value1, da, db = against(*target, a, b, weights)
+            return hold(value0 + ti.select(second, value1, ti.cast(0, dtype))), da, db
+
+        return found
+
+    def twiddles(table, j, offset, stride):
+        """A function from a radix's entry to its twiddle."""
+        return lambda e: constants(table, j + (offset + e * stride))
+
+    def window(table, t):
+        """The window at points t + T m."""
+        return [w for m in range(0, R, 2) for w in constants(table, t + (WINDOW + T * m // 2))]
+
+    def weighted(done, weights):
+        """Both parts of a frame times the window."""
+        return [[hold(value[part] * w) for value, w in zip(done, weights)] for part in (0, 1)]
+
+    def add_waiting(channels, wait, sm, team, t):
+        """The frame and what earlier frames left there."""
+        sums = [list(values) for values in channels]
+        base = known(team + (CARRY + t))
+        for m in range(KEEP if REGISTERS else -(-OVERLAP // T)):
+            waiting = [wait[m + s * KEEP] for s in range(len(sums))] if REGISTERS else fetch(sm, base + T * m)
+            for values, before in zip(sums, waiting):
+                if T * (m + 1) > OVERLAP:
+                    before = ti.select(t + T * m < OVERLAP, before, ti.cast(0, dtype))
+                values[m] = hold(values[m] + before)
+        return sums
+
+    @ti.func
+    def emit(
+        channels: ti.template(),
+        gs: ti.template(),
+        wait: ti.template(),
+        sm: ti.template(),
+        team: ti.template(),
+        t: ti.template(),
+        edge: ti.template(),
+        b: ti.template(),
+        start: ti.template(),
+        length: ti.template(),
+        inside: ti.template(),
+        items: ti.template(),
+        zero: ti.template(),
+    ):
+        """Add what waits to a windowed frame; write what is finished; let the rest wait. channels: one per signal."""
+        sums = ti.static(add_waiting(channels, wait, sm, team, t))
+        count = ti.static(len(channels))
+        if ti.static(REGISTERS):
+            for m in ti.static(range(SHIFT, R)):
+                for s in ti.static(range(count)):
+                    wait[m - SHIFT + s * KEEP] = sums[s][m]
+        else:
+            if ti.static(H % T != 0):
+                sync()
+            rest = (team + t + ti.static(CARRY - H)) & 0x3FFFFFFF
+            for m in ti.static(range(H // T, R)):
+                if ti.static(T * m >= H) or t + ti.static(T * m) >= H:
+                    store(sm, rest + ti.static(T * m), sums[0][m], sums[count - 1][m])
+        if inside:
+            for s in ti.static(range(count)):
+                for m in ti.static(range(EMIT)):
+                    if ti.static(T * (m + 1) <= H) or t + ti.static(T * m) < H:
+                        gs[s][b, start + t + ti.static(T * m)] = sums[s][m]
+        elif b < items:
+            for m in ti.static(range(EMIT)):
+                store(sm, team + padded(t + ti.static(T * m)), sums[0][m], sums[count - 1][m])
+            for m in range(EMIT + zero):  # + 0, as in load
+                n = t + T * m
+                if n < H:
+                    value = fetch(sm, team + padded(n))
+                    for s in ti.static(range(count)):
+                        put(gs[s], edge, 2 * b + s, b, start + n, length, value[s], False)
+        if ti.static(H > N):
+            n = N + t
+            while n < H and b < items:
+                for s in ti.static(range(count)):
+                    put(gs[s], edge, 2 * b + s, b, start + n, length, ti.cast(0, dtype), False)
+                n += T
+
+    return fused
+
+
+def choose(n_fft: int, hop: int, dtype: Any, arch: str) -> Layout | None:
+    """The layout for a power of two from 64 on, or None where a block has too little shared memory for it."""
+    if n_fft < 64 or n_fft & (n_fft - 1) or arch not in SHARED_BYTES:
+        return None
+    points = min(16, n_fft // 8)  # more of them fit CUDA's registers and are faster, but take 14 s to compile
+    threads = n_fft // points
+    in_registers = hop < n_fft and hop % threads == 0
+    cuda = arch == "cuda"
+    teams = max(1, (128 if cuda and in_registers else 32) // threads)
+    layout = Layout(n_fft, hop, points, _radices(n_fft, points), teams, in_registers, cuda)
+    while layout.cells * layout.teams * 2 * itemsize(dtype) > SHARED_BYTES[arch]:
+        if layout.block <= 32 or layout.teams == 1:
+            return None
+        layout = replace(layout, teams=layout.teams // 2)
+    return layout
+
+
+def _radices(n_fft: int, points: int) -> tuple[int, ...]:
+    """The first pass as wide as can be, then as few and as even ones as can be."""
+    rest, width = (n_fft // points).bit_length() - 1, points.bit_length() - 1
+    count = -(-rest // width)
+    return (points, *(1 << (rest // count + (i < rest % count)) for i in range(count)))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How the frames of all items are shared out among teams: a function of sizes alone."""
+
+    frames: int  # of an item
+    steps: int  # transforms in a run
+    runs: int  # of an item
+
+    @staticmethod
+    def of(stft: STFT, batch: int, n_samples: int, pack: int) -> "Sizes":
+        """The sizes where `pack` frames share a transform."""
+        frames = stft.n_frames(n_samples)
+        # A run is long enough that its halo is small beside it, but there are MANY_TEAMS runs if there can be.
+        most = max(32, -(-2 * stft.n_fft // (stft.hop_length * pack)))
+        steps = max(1, min(most, batch * frames // pack // MANY_TEAMS))
+        return Sizes(frames, steps, -(-frames // (steps * pack)))
+
+
+def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, fixed: Any = None) -> bool:
+    """Whether `BlocksEngine` can do signals of this size on this device, and all its indices stay below 2^30."""
+    layout = choose(stft.n_fft, stft.hop_length, dtype, arch_name())
+    if layout is None or stft.pad_end or (dtype == ti.f64 and not layout.cuda):
+        return False
+    pack = 1 if fixed is None else 2
+    sizes = Sizes.of(stft, batch, n_samples, pack)
+    reached = (sizes.runs * sizes.steps * pack + 1) * stft.hop_length  # how far the runs go, silent frames included
+    return MAX_INDEX >= max(
+        batch * (n_samples + 2 * stft.n_fft),
+        batch * sizes.runs * max(layout.overlap, layout.block),
+        reached,
+        0 if fixed is None else prod(fixed.shape),
+    )
+
+
+class BlocksEngine(FusedEngine):
+    """Loss and gradients of signals of one shape, on a GPU, in one pass.
+
+    Args:
+        stft: the transform.
+        dtype: ti.f32 or ti.f64, of the signals.
+        is_field: whether signals are fields or ndarrays.
+        batch, n_samples: B and T.
+        terms: what is summed over the bins.
+        weights: what each term is multiplied by  # (terms,)
+        fixed: the target's magnitudes, an ndarray (B or 1, F or 1, K), or None if the target is a signal.
+    """
+
+    def __init__(self, stft: STFT, dtype: Any, is_field: bool, batch: int, n_samples: int,
+                 terms: tuple[BinTerm, ...], weights: NDArray[np.float64], fixed: Any) -> None:  # fmt: skip
+        super().__init__(dtype, is_field, batch, n_samples, weights, fixed is not None)
+        layout = choose(stft.n_fft, stft.hop_length, dtype, arch_name())
+        assert layout is not None  # as `supports` said
+        self.edges = stft.pad_mode if stft.center else "none"
+        self.layout, self.terms = layout, unweighted(terms)
+        self.sizes = sizes = Sizes.of(stft, batch, n_samples, 1 + self.fixed)
+        self.table = upload(layout.table(stft.window_table).ravel(), dtype)
+        self.halo = ti.Vector.ndarray(2, dtype, max(1, batch * sizes.runs * layout.overlap))
+        self.edge = ti.ndarray(dtype, (2 * batch, stft.n_fft) if self.edges == "reflect" else (1, 1))
+        self.partial = ti.ndarray(dtype, batch * sizes.runs)
+        self.goal, self.strides = self.table, (0, 0)
+        if self.fixed:
+            items, frames, bins = fixed.shape
+            self.goal = ti.ndarray(dtype, items * frames * bins)
+            _flatten(fixed, self.goal)
+            self.strides = frames * bins * (items > 1), bins * (frames > 1)
+
+    def _run(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
+        backward = grad_x is not None
+        run = fused_kernel(self.layout, self.dtype, self.terms, self.is_field, self.fixed, backward, self.edges)
+        unused = self.edge  # an array where the kernel writes none
+        gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
+        sizes = self.sizes
+        run(x, self.goal if self.fixed else y, *gradients, self.table, self.halo, self.edge, self.partial, total,
+            self.weights, self.batch, self.n_samples, sizes.frames, sizes.runs, sizes.steps, *self.strides,
+            1 + backward, 0)  # fmt: skip
+
+
+@ti.kernel
+def _flatten(array: ti.types.ndarray(ndim=3), flat: ti.types.ndarray(ndim=1)):
+    for b, f, k in ti.ndrange(array.shape[0], array.shape[1], array.shape[2]):
+        flat[(b * array.shape[1] + f) * array.shape[2] + k] = array[b, f, k]

@@ -1,0 +1,225 @@
+"""The GPU's fused engine against the reference, on layouts chosen so that each way through the kernel is taken.
+
+A layout is compiled anew for each n_fft and hop, which takes seconds: so not the grid of the other engines.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import taichi as ti
+
+import taichi_spec as ts
+from support import TOLERANCE, dtypes, error, field, signals
+from taichi_spec import functional
+from taichi_spec.engines import Options, make_engine
+from taichi_spec.fft import blocks
+
+pytestmark = pytest.mark.usefixtures("blocks_engine")
+
+
+@pytest.fixture(autouse=True)
+def gpu(restarted):
+    if restarted not in blocks.SHARED_BYTES:
+        pytest.skip(f"{restarted} has another engine")
+
+
+def used():
+    """The engine of the most recent call."""
+    return next(reversed(functional._recent.values())).engine
+
+
+# n_fft, hop, edges, (B, T): the overlap in registers where threads divide the hop, else in shared memory.
+CASES = [
+    (64, 16, "reflect", (3, 700)),
+    (64, 1, "constant", (2, 300)),
+    (64, 23, "none", (1, 500)),
+    (64, 64, "reflect", (2, 500)),
+    (64, 100, "constant", (2, 700)),
+    (128, 32, "none", (1, 100_003)),
+    (256, 77, "reflect", (3, 3000)),
+    (512, 128, "constant", (2, 5000)),
+    (1024, 256, "reflect", (3, 9000)),
+    (2048, 512, "none", (1, 20_001)),
+]
+
+
+@pytest.mark.parametrize("n_fft,hop,edges,shape", CASES, ids=str)
+def test_value_and_gradients(n_fft, hop, edges, shape):
+    stft = ts.STFT(n_fft, hop, center=edges != "none", pad_mode="constant" if edges == "constant" else "reflect")
+    for dtype in dtypes():
+        x, y = signals(0, *shape, dtype=dtype)
+        first = ts.value_and_grad(x, y, wrt="both", stft=stft)
+        expected = ts.reference.value_and_grad(x, y, stft)
+        assert isinstance(used(), blocks.BlocksEngine)
+        assert first[0] == pytest.approx(expected[0].sum(), rel=TOLERANCE[dtype])
+        assert error(first[1][0], expected[1]) < TOLERANCE[dtype]
+        assert error(first[1][1], expected[2]) < TOLERANCE[dtype]
+        for _ in range(2):
+            again = ts.value_and_grad(x.copy(), y.copy(), wrt="both", stft=stft)
+            assert again[0] == first[0]
+            assert np.array_equal(again[1], first[1])
+
+
+SMALL = ts.STFT(64, 16, center=True)
+
+
+@pytest.mark.parametrize("shape", [(2, 40_000), (1, 150_000), (4097, 64)], ids=str)
+def test_several_frames_in_a_run(shape):
+    """Long signals and large batches: runs of several frames, the last of them cut short."""
+    x, y = signals(1, *shape, dtype=np.float32)
+    values, grads = ts.value_and_grad(x, y, wrt="both", stft=SMALL, reduction="none")
+    assert used().sizes.steps > 1
+    expected = ts.reference.value_and_grad(x, y, SMALL)
+    assert values == pytest.approx(expected[0], rel=1e-5)
+    assert error(grads[0], expected[1]) < 1e-5
+    assert error(grads[1], expected[2]) < 1e-5
+
+
+def test_value_only():
+    for dtype in dtypes():
+        x, y = signals(2, 3, 700, dtype=dtype)
+        expected = ts.reference.value_and_grad(x, y, SMALL)[0]
+        values = ts.spectral_loss(x, y, stft=SMALL, reduction="none")
+        assert isinstance(used(), blocks.BlocksEngine)
+        assert values == pytest.approx(expected, rel=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("hop", [16, 23])
+@pytest.mark.parametrize("which", ["(K,)", "(K, F)", "(B, K, F)", "odd", "long", "signal"])
+def test_fixed_target(which, hop):
+    n_samples = {"odd": 516, "long": 100_000}.get(which, 500)
+    stft = ts.STFT(64, hop, center=True)
+    for dtype in dtypes():
+        x, y = signals(3, 3, n_samples, dtype=dtype)
+        bins, frames = stft.n_bins, stft.n_frames(n_samples)
+        shape = {"(K,)": (bins,), "(K, F)": (bins, frames)}.get(which, (3, bins, frames))
+        magnitudes = np.random.default_rng(3).uniform(0, 5, shape).astype(dtype)
+        target = ts.Target.from_magnitudes(magnitudes)
+        full = magnitudes[:, None] if which == "(K,)" else magnitudes
+        if which == "signal":
+            target, full = ts.Target.from_signal(y[0]), np.abs(ts.reference.stft(y[0], stft))
+        expected = ts.reference.value_and_grad(x, None, stft, magnitudes=full)
+        values, grad = ts.value_and_grad(x, target, stft=stft, reduction="none")
+        assert isinstance(used(), blocks.BlocksEngine)
+        assert values == pytest.approx(expected[0], rel=TOLERANCE[dtype])
+        assert error(grad, expected[1]) < TOLERANCE[dtype]
+
+
+def test_a_missing_second_frame_has_no_loss():
+    """With an odd number of frames the last one shares its transform with none, whatever the target is."""
+    (x,) = signals(4, 64 + 2 * 16, dtype=np.float32, count=1)
+    target = ts.Target.from_magnitudes(np.full((33, 3), 1e18, dtype=np.float32))
+    value, grad = ts.value_and_grad(x, target, n_fft=64, hop_length=16)
+    assert value == pytest.approx(99 * 1e36, rel=1e-5)
+    assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("shape", [(500,), (2, 500)], ids=str)
+def test_fields_in_a_tape(shape):
+    x, y = signals(5, *shape, dtype=np.float32)
+    X, Y = field(x), field(y)
+    total = ti.field(ti.f32, shape=(), needs_grad=True)
+    loss = ts.SpectralLoss(X, Y, SMALL)
+    assert isinstance(loss._engine, blocks.BlocksEngine)
+
+    @ti.kernel
+    def combine():
+        total[None] += -2.5 * loss.value[None]
+
+    with ti.ad.Tape(total):
+        loss.compute()
+        combine()
+    expected = ts.reference.value_and_grad(x, y, SMALL)
+    assert total[None] == pytest.approx(-2.5 * expected[0].sum(), rel=1e-5)
+    assert error(X.grad.to_numpy(), -2.5 * expected[1]) < 1e-5
+    assert error(Y.grad.to_numpy(), -2.5 * expected[2]) < 1e-5
+
+
+@dataclass(frozen=True)
+class Huber(ts.BinTerm):
+    """Quadratic up to `width`, linear beyond: a user's own term, with a branch."""
+
+    width: float = 1.5
+
+    @ti.func
+    def distance(self, a, b, real: ti.template()):
+        d = a - b
+        value, slope = d * d, 2 * d
+        if abs(d) > real(self.width):
+            value = real(self.width) * (2 * abs(d) - real(self.width))
+            slope = 2 * real(self.width) * ti.select(d > 0, real(1), real(-1))
+        return value, slope, -slope
+
+
+def test_a_users_own_term():
+    x, y = signals(6, 2, 500, dtype=np.float32)
+    value, grads = ts.value_and_grad(x, y, wrt="both", stft=SMALL, terms=[Huber(weight=0.5), ts.Magnitude(p=1)])
+    assert isinstance(used(), blocks.BlocksEngine)
+    options = dict(stft=SMALL, terms=[Huber(weight=0.5), ts.Magnitude(p=1)], engine="direct")
+    expected, expected_grads = ts.value_and_grad(x, y, wrt="both", **options)
+    assert value == pytest.approx(expected, rel=1e-5)
+    assert error(grads[0], expected_grads[0]) < 1e-5
+    assert error(grads[1], expected_grads[1]) < 1e-5
+
+
+def contents(dtype):
+    noise = np.random.default_rng(0).standard_normal(500)
+    made = dict(silence=0 * noise, constant=np.ones(500), noise=noise, tiny=1e-20 * noise, huge=1e18 * noise)
+    return {name: values.astype(dtype) for name, values in made.items()}
+
+
+def test_silence_and_extremes():
+    for dtype in dtypes():
+        made = contents(dtype)
+        for x, y in itertools.product(made, made):
+            value, (grad_x, grad_y) = ts.value_and_grad(made[x], made[y], wrt="both", stft=SMALL)
+            expected, expected_x, expected_y = ts.reference.value_and_grad(made[x], made[y], SMALL)
+            assert isinstance(used(), blocks.BlocksEngine)
+            assert np.isfinite(grad_x).all() and np.isfinite(grad_y).all(), (x, y)
+            assert np.isfinite(value) or expected > np.finfo(dtype).max, (x, y)
+            if x == "silence":
+                assert not grad_x.any()
+            if y == "silence":
+                assert not grad_y.any()
+            if x == y:
+                assert value == 0 and not grad_x.any() and not grad_y.any(), x
+            elif "constant" not in (x, y):  # its empty bins have a direction that is rounding
+                loose = 1e-9 if dtype == np.float64 else 1e-4
+                assert error(grad_x, expected_x) < loose or not expected_x.any(), (x, y)
+                assert error(grad_y, expected_y) < loose or not expected_y.any(), (x, y)
+
+
+@pytest.mark.parametrize("n_fft", [128, 1024])
+def test_equal_signals_are_at_distance_zero(n_fft):
+    (x,) = signals(7, 3000, dtype=np.float32, count=1)
+    for p in (1, 2):
+        value, grads = ts.value_and_grad(x, x, wrt="both", n_fft=n_fft, hop_length=n_fft // 4, terms=ts.Magnitude(p=p))
+        assert isinstance(used(), blocks.BlocksEngine)
+        assert value == 0
+        assert not np.any(grads)
+
+
+def test_a_second_engine_of_the_same_sizes_compiles_nothing():
+    options = Options.check(SMALL, ts.Magnitude(weight=0.3), "sum", "auto", "accumulate", 2**28)
+    x, y = (ti.ndarray(ti.f32, (2, 500)) for _ in range(2))
+    total = ti.ndarray(ti.f32, 2)
+
+    def run():
+        make_engine(options, ti.f32, False, 2, 500, None).value_and_grad(x, y, total, None, None)
+
+    run()
+    before = blocks.fused_kernel.cache_info().misses
+    run()
+    assert blocks.fused_kernel.cache_info().misses == before
+
+
+def test_what_is_left_to_the_other_engine():
+    assert blocks.supports(ts.STFT(1024), ti.f32, 1, 2**29)
+    assert not blocks.supports(ts.STFT(1024), ti.f32, 2, 2**29)
+    assert not blocks.supports(ts.STFT(1000), ti.f32, 1, 5000)
+    assert not blocks.supports(ts.STFT(32), ti.f32, 1, 5000)
+    assert not blocks.supports(ts.STFT(8192), ti.f32, 1, 10_000)
+    assert not blocks.supports(ts.STFT(1024, 2**30), ti.f32, 1, 5000)
+    assert blocks.supports(ts.STFT(1024, 1), ti.f32, 1, 2**24)
