@@ -1,6 +1,7 @@
 """What the demos share: arguments, targets, WAV files, output, progress, and the look of the figures."""
 
 import argparse
+import io
 import math
 import sys
 import tempfile
@@ -14,7 +15,9 @@ import matplotlib
 import numpy as np
 import taichi as ti
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from scipy.io import wavfile
 from scipy.signal import resample_poly
@@ -406,6 +409,36 @@ def set_up_figures(show: bool) -> None:
             "legend.frameon": False,
         }
     )
+
+
+def picture_of(figure: Figure, dpi: int, colours: int) -> Image.Image:
+    """A figure as it is now, in few colours: noise in full colours makes large files."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Writes a figure at the size that the README shows."""
+    picture_of(figure, dpi=100, colours=128).save(path, optimize=True)
+
+
+class Gif:
+    """An animation of a figure, a picture at a time."""
+
+    def __init__(self, figure: Figure, dpi: int, colours: int = 32) -> None:
+        self.figure, self.dpi, self.colours = figure, dpi, colours
+        self.frames: list[Image.Image] = []
+
+    def add(self) -> None:
+        """The figure as it is now."""
+        self.frames.append(picture_of(self.figure, self.dpi, self.colours))
+
+    def save(self, path: Path, per_second: float, hold: float = 0) -> None:
+        """Writes the animation; its last picture stays for `hold` seconds more."""
+        durations = [round(1000 / per_second)] * len(self.frames)
+        durations[-1] += round(1000 * hold)
+        self.frames[0].save(path, save_all=True, append_images=self.frames[1:], duration=durations, loop=0)
 
 
 def decibels(magnitudes: Signal, reference: float) -> Signal:

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import taichi as ti
-from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -257,7 +256,7 @@ def main(argv: list[str] | None = None) -> None:
     shapes = {name: string.shapes(values, GIF_SECONDS) for name, values in strings.items()}
     with common.all_or_nothing(args.out) as folder:
         figure = draw(shapes, sounds, run)
-        figure.savefig(folder / "vibrating_string.png", dpi=100)
+        common.save_png(figure, folder / "vibrating_string.png")
         animate(shapes, folder / "vibrating_string.gif")
         for name, file in (("iteration 0", "before"), ("found", "after"), ("target", "target")):
             common.write_wav(folder / f"{file}.wav", sounds[name])
@@ -272,8 +271,8 @@ def report(start: Signal, found: Signal, run: Run, arch: str, string: String) ->
     """The figures, in the last lines."""
     few, many = string.simulation.megabytes
     steps, n_samples = len(run.parameters) - 1, string.samples.shape[0]
-    print(f"{steps} steps on {arch}, each through {n_samples:,} time steps and back: {run.seconds / steps:.3f} s per step; "
-          f"{few:.1f} MB for the string's states, {many:.1f} MB without checkpoints")  # fmt: skip
+    print(f"{steps} steps on {arch}, each through {n_samples:,} time steps and back: {run.seconds / steps:.3f} s "
+          f"per step; {few:.1f} MB for the string's states, {many:.1f} MB without checkpoints")  # fmt: skip
     print(f"{'':24}{'start':>10}{'found':>10}{'true':>10}")
     rows = list(
         zip((f"{name} ({unit})" for name, unit in zip(NAMES, UNITS, strict=True)), start, found, TRUE, strict=True)
@@ -389,15 +388,16 @@ def animate(shapes: dict[str, Signal], path: Any) -> None:
     lines = {name: ax.plot(x, x, color=COLOURS[name], linewidth=width[name], label=name)[0] for name in shapes}
     ax.set(xlabel="along the string (cm)", ylabel="displacement", xlim=(0, x[-1]), ylim=(-1.05, 1.4))
     ax.legend(ncols=3, loc="upper right")
-    writer = PillowWriter(fps=16)
-    with common.progress("animating", GIF_FRAMES) as advance, writer.saving(figure, path, dpi=80):
+    gif = common.Gif(figure, dpi=80)
+    with common.progress("animating", GIF_FRAMES) as advance:
         for frame in range(GIF_FRAMES):
             moment = frame / GIF_FRAMES * GIF_SECONDS
             for name, line in lines.items():
                 line.set_ydata(shapes[name][round(moment * SAMPLE_RATE)])
             ax.set_title(f"{1000 * moment:.2f} ms", loc="left")
-            writer.grab_frame()
+            gif.add()
             advance("")
+    gif.save(path, per_second=16)
     plt.close(figure)
 
 
