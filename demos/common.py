@@ -1,8 +1,7 @@
 """What the demos share: arguments, targets, WAV files, output, progress, and the look of the figures."""
 
-from __future__ import annotations
-
 import argparse
+import io
 import math
 import sys
 import tempfile
@@ -14,8 +13,11 @@ from typing import Any, NamedTuple, NoReturn
 
 import matplotlib
 import numpy as np
+import taichi as ti
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from scipy.io import wavfile
 from scipy.signal import resample_poly
@@ -36,6 +38,12 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+def fall_short(message: str) -> NoReturn:
+    """Ends the demo, its files written, with one line on stderr and exit code 1: it did not get where it should."""
+    print(f"{Path(sys.argv[0]).stem}: did not get there: {message}", file=sys.stderr)
+    raise SystemExit(1)
+
+
 # Arguments ---------------------------------------------------
 
 
@@ -48,15 +56,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_arguments(argv: list[str] | None, name: str, description: str, steps: int) -> argparse.Namespace:
-    """The arguments that every demo takes, checked."""
-    parser = Parser(prog=name, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    """The arguments of a demo that can take a recording, checked."""
+    parser = argument_parser(name, description, steps)
     parser.add_argument("--wav", type=Path, help="a recording to take as the target, instead of a synthesized sound")
+    return parser.parse_args(argv)
+
+
+def argument_parser(name: str, description: str, steps: int) -> Parser:
+    """The arguments that every demo takes; a demo adds its own."""
+    parser = Parser(prog=name, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--steps", type=_integer(1), default=steps, help="iterations of the optimiser")
-    parser.add_argument("--seed", type=_integer(0), default=0, help="of the noise at the start")
+    parser.add_argument("--seed", type=_integer(0), default=0, help="of what is random at the start")
     parser.add_argument("--arch", choices=("auto", "cpu", "cuda", "vulkan", "metal"), default="auto", help="backend")
     parser.add_argument("--out", type=Path, default=Path("out") / name, help="folder for what the demo writes")
     parser.add_argument("--show", action="store_true", help="open the figure in a window, too")
-    return parser.parse_args(argv)
+    return parser
 
 
 def _integer(least: int) -> Any:
@@ -68,6 +82,21 @@ def _integer(least: int) -> Any:
         if number < least:
             raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text!r}")
         return number
+
+    return parse
+
+
+def number(least: float, most: float) -> Any:
+    """What argparse makes of a number from least to most."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be a number from {least:g} to {most:g}, got {text!r}")
+        return value
 
     return parse
 
@@ -228,6 +257,139 @@ def progress(description: str, total: int) -> Iterator[Callable[[str], None]]:
         yield lambda words: bar.update(task, advance=1, note=words)
 
 
+# Simulations -------------------------------------------------
+
+
+class Simulation:
+    """Steps through time that a `ti.ad.Tape` can go back through, in the memory of one segment of them.
+
+    Forward, the two rows that each segment starts from are kept: the checkpoints. Backward, from the last segment to
+    the first, a segment's rows are computed again from its checkpoint, and the adjoints of its steps follow.
+
+    Args:
+        u: the rows of a segment, (SEGMENT + 2, points), made with needs_grad=True; row s + 2 follows from the two
+            before it.
+        start: the first two rows  # (2, points)
+        step: a `ti.func` (s, i) that computes u[s + 2, i].
+        moving: the points first … last − 1 that move.
+        listen: a kernel (segment) that reads what is heard in a segment's rows 2 … SEGMENT + 1.
+        n_segments: how many follow each other.
+    """
+
+    SEGMENT = 256
+    UNROLLED = 16  # steps in a kernel on a GPU
+
+    def __init__(
+        self, u: Any, start: Signal, step: Any, moving: tuple[int, int], listen: Any, n_segments: int
+    ) -> None:
+        self.u, self.listen, self.n_segments = u, listen, n_segments
+        self.checkpoints = ti.field(u.dtype, shape=(n_segments + 1, *start.shape))
+        for row, point in np.argwhere(start):
+            self.checkpoints[0, row, point] = start[row, point]
+        if ti.cfg.arch in (ti.x64, ti.arm64):
+            self.rows, self.advance = self.SEGMENT, _serial_kernel(step, moving, self.SEGMENT)
+        else:
+            self.rows, self.advance = self.UNROLLED, _parallel_kernel(step, moving, self.UNROLLED)
+
+    def run(self) -> None:
+        """From the start to the end. A tape takes the gradient from what `listen` writes to what `step` reads."""
+        _run(self)
+
+    def rows_of(self, segment: int) -> Signal:
+        """The rows 2 … SEGMENT + 1 of a segment, after a run  # (SEGMENT, points)"""
+        self.compute(segment)
+        return self.u.to_numpy()[2:]
+
+    def compute(self, segment: int) -> None:
+        """A segment's rows, from its checkpoint."""
+        load_checkpoint(self.checkpoints, self.u, segment)
+        for row in range(0, self.SEGMENT, self.rows):
+            self.advance(row)
+
+    def forward(self) -> None:
+        """All segments, and the checkpoints between them."""
+        for segment in range(self.n_segments):
+            self.compute(segment)
+            self.listen(segment)
+            save_checkpoint(self.checkpoints, self.u, segment + 1)
+
+    def backward(self) -> None:
+        """The adjoint of `forward`: a segment's first two rows are the last two of the segment before it."""
+        self.u.grad.fill(0)
+        for segment in reversed(range(self.n_segments)):
+            self.compute(segment)
+            self.listen.grad(segment)
+            for row in reversed(range(0, self.SEGMENT, self.rows)):
+                self.advance.grad(row)
+            hand_back(self.u.grad)
+
+    @property
+    def megabytes(self) -> tuple[float, float]:
+        """What rows, adjoints and checkpoints take, and what all rows and adjoints would take without checkpoints."""
+        row = 4e-6 * self.u.shape[1]
+        kept = 2 * self.u.shape[0] + 2 * self.checkpoints.shape[0]
+        return row * kept, row * 2 * self.SEGMENT * self.n_segments
+
+
+@ti.ad.grad_replaced
+def _run(simulation: Simulation) -> None:
+    simulation.forward()
+
+
+@ti.ad.grad_for(_run)
+def _run_backward(simulation: Simulation) -> None:
+    simulation.backward()
+
+
+def _serial_kernel(step: Any, moving: tuple[int, int], rows: int) -> Any:
+    """For a CPU: a thousand points are done before a second thread has woken up."""
+
+    @ti.kernel
+    def advance(row: ti.i32):
+        ti.loop_config(serialize=True)
+        for _ in range(1):  # Taichi's autodiff turns inner loops around, but not the outermost
+            for s in range(row, row + rows):
+                for i in range(moving[0], moving[1]):
+                    step(s, i)
+
+    return advance
+
+
+def _parallel_kernel(step: Any, moving: tuple[int, int], rows: int) -> Any:
+    """For a GPU: a launch for every step."""
+
+    @ti.kernel
+    def advance(row: ti.i32):
+        for s in ti.static(range(rows)):
+            for i in range(moving[0], moving[1]):
+                step(row + s, i)
+
+    return advance
+
+
+@ti.kernel
+def load_checkpoint(checkpoints: ti.template(), u: ti.template(), segment: ti.i32):
+    """The segment's first two rows."""
+    for j, i in ti.ndrange(2, u.shape[1]):
+        u[j, i] = checkpoints[segment, j, i]
+
+
+@ti.kernel
+def save_checkpoint(checkpoints: ti.template(), u: ti.template(), segment: ti.i32):
+    """The segment's last two rows, where the next one starts."""
+    for j, i in ti.ndrange(2, u.shape[1]):
+        checkpoints[segment, j, i] = u[u.shape[0] - 2 + j, i]
+
+
+@ti.kernel
+def hand_back(adjoint: ti.template()):
+    """The first two rows' adjoints become the last two's of the segment before; the others start from zero."""
+    for j, i in ti.ndrange(2, adjoint.shape[1]):
+        adjoint[adjoint.shape[0] - 2 + j, i] = adjoint[j, i]
+    for j, i in ti.ndrange(adjoint.shape[0] - 2, adjoint.shape[1]):
+        adjoint[j, i] = 0
+
+
 # Figures -----------------------------------------------------
 
 
@@ -247,6 +409,36 @@ def set_up_figures(show: bool) -> None:
             "legend.frameon": False,
         }
     )
+
+
+def picture_of(figure: Figure, dpi: int, colours: int) -> Image.Image:
+    """A figure as it is now, in few colours: noise in full colours makes large files."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Writes a figure at the size that the README shows."""
+    picture_of(figure, dpi=100, colours=128).save(path, optimize=True)
+
+
+class Gif:
+    """An animation of a figure, a picture at a time."""
+
+    def __init__(self, figure: Figure, dpi: int, colours: int = 32) -> None:
+        self.figure, self.dpi, self.colours = figure, dpi, colours
+        self.frames: list[Image.Image] = []
+
+    def add(self) -> None:
+        """The figure as it is now."""
+        self.frames.append(picture_of(self.figure, self.dpi, self.colours))
+
+    def save(self, path: Path, per_second: float, hold: float = 0) -> None:
+        """Writes the animation; its last picture stays for `hold` seconds more."""
+        durations = [round(1000 / per_second)] * len(self.frames)
+        durations[-1] += round(1000 * hold)
+        self.frames[0].save(path, save_all=True, append_images=self.frames[1:], duration=durations, loop=0)
 
 
 def decibels(magnitudes: Signal, reference: float) -> Signal:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import taichi as ti
 from PIL import Image
 from scipy.io import wavfile
 
@@ -17,6 +18,8 @@ import taichi_spec as ts
 from taichi_spec import reference
 
 DEMOS = Path(__file__).parents[1] / "demos"
+EVERY_DEMO = sorted(path.stem for path in DEMOS.glob("*.py") if path.stem != "common")
+OF_RECORDINGS = ["match_spectrum", "last_bin_bug"]
 NO_DISPLAY = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND")}
 MISSING_ARCH = "cuda" if sys.platform == "darwin" else "metal"
 
@@ -89,7 +92,7 @@ def test_match_spectrum_of_a_recording(tmp_path):
     assert line == "target: tone.wav: 44100 Hz, 2 channels, int32, 1.36 s; mixed down to mono; resampled to 16000 Hz"
 
 
-@pytest.mark.parametrize("name", ["match_spectrum", "last_bin_bug"])
+@pytest.mark.parametrize("name", OF_RECORDINGS)
 def test_a_constant_is_a_recording(demo, cpu, tmp_path, capsys, name):
     """It has no variance, but a level."""
     wavfile.write(tmp_path / "constant.wav", 8000, np.full(600, 0.3))
@@ -134,6 +137,132 @@ def test_the_exhibit_is_the_seeds_bug_and_nothing_else(demo, cpu):
     np.testing.assert_allclose(right, differences, rtol=0, atol=1e-8 * np.abs(differences).max())
     assert bug.compare(right, differences).cosine == pytest.approx(1, abs=1e-12)
     assert bug.compare(last, differences).cosine < 0.3
+
+
+def test_vibrating_string(tmp_path):
+    result = run_demo("vibrating_string", "--steps", 3, "--seconds", 0.2, "--arch", "cpu", "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert sorted(f.name for f in tmp_path.iterdir()) == [
+        "after.wav", "before.wav", "target.wav", "vibrating_string.gif", "vibrating_string.png"]  # fmt: skip
+    start, found, true, off = re.search(
+        r"pitch \(Hz\) +(\S+) +(\S+) +(\S+) +off by (\S+) cents", result.stdout
+    ).groups()
+    assert abs(float(found) - float(true)) < abs(float(start) - float(true))
+    assert float(off) == pytest.approx(1200 * np.log2(float(found) / float(true)), abs=0.2)
+    rate, samples = wavfile.read(tmp_path / "target.wav")
+    assert rate == 44_100 and len(samples) >= 0.2 * 44_100 and 0.1 < np.abs(samples).max() < 1
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), 2**18))[: 2**11]  # the lowest 344 Hz
+    assert np.argmax(spectrum) * rate / 2**18 == pytest.approx(float(true), rel=2e-3)
+
+
+def differentiate(string, loss):
+    with ti.ad.Tape(loss.value):
+        string.run()
+        loss.compute()
+    return string.samples.to_numpy(), np.array([field.grad[0] for field in string.logarithms])
+
+
+@pytest.fixture
+def string(demo, cpu):
+    """A string of some segments, off the target, and its loss."""
+    module = demo("vibrating_string")
+    string = module.String(0.05)
+    goal = ts.Target.from_signal(string.sound(module.TRUE))
+    string.parameters = module.TRUE * np.array([1.02, 1.5, 0.5, 2.0])
+    return string, ts.SpectralLoss(string.samples, goal, stft=ts.STFT(n_fft=512), reduction="mean")
+
+
+def test_a_simulation_is_differentiated_across_its_segments(string):
+    string, loss = string
+    assert string.simulation.n_segments == 9
+    _, gradient = differentiate(string, loss)
+    here = string.parameters
+    for i, h in enumerate((1e-3, 1e-2, 1e-2, 1e-2)):
+        values = []
+        for sign in (1, -1):
+            string.parameters = here * np.exp(sign * h * (np.arange(4) == i))
+            string.run()
+            loss.compute()
+            values.append(loss.value[None])
+        assert (values[0] - values[1]) / (2 * h) == pytest.approx(gradient[i], rel=1e-2)  # float32 sums
+
+
+def test_a_gpus_time_steps_are_the_cpus(demo, string, monkeypatch):
+    common, module = demo("common"), demo("vibrating_string")
+    string, loss = string
+    samples, gradient = differentiate(string, loss)
+    step = module.step_of(string.simulation.u, string.coefficients)
+    string.simulation.rows = 4
+    string.simulation.advance = common._parallel_kernel(step, (module.FIRST + 1, module.LAST), 4)
+    same_samples, same_gradient = differentiate(string, loss)
+    np.testing.assert_allclose(same_samples, samples, rtol=0, atol=1e-4)  # rounded differently
+    np.testing.assert_allclose(same_gradient, gradient, rtol=2e-3)
+
+
+def test_a_string_that_is_not_found_is_a_failure(demo, monkeypatch, capsys):
+    module = demo("vibrating_string")
+    module.check(module.TRUE * np.array([1.001, 1.04, 0.96, 1.04]))
+    for factors, message in (
+        ([1.003, 1, 1, 1], "+2.59 cents off"),
+        ([1, 1, 0.94, 1], "the damping is off by -6.00 %"),
+    ):
+        with pytest.raises(SystemExit) as failed:
+            module.check(module.TRUE * np.array(factors))
+        assert failed.value.code == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and message in lines[0]
+
+
+def test_draw_in_sound(tmp_path):
+    gradient = np.zeros((40, 80, 4), np.uint8)
+    gradient[..., :3] = np.linspace(0, 255, 80)[None, :, None]
+    gradient[:20, :, 3] = 255  # the lower half is transparent, which is black
+    Image.fromarray(gradient).save(tmp_path / "picture.png")
+    out = tmp_path / "out"
+    result = run_demo(
+        "draw_in_sound", "--steps", 30, "--arch", "cpu", "--out", out, "--image", tmp_path / "picture.png"
+    )
+    assert result.returncode == 0, result.stderr
+    assert sorted(f.name for f in out.iterdir()) == ["draw_in_sound.gif", "draw_in_sound.png", "drawing.wav"]
+    before, after = re.search(r"correlation .*: (\S+) -> (\S+)", result.stdout.splitlines()[-1]).groups()
+    assert abs(float(before)) < 0.1 and float(after) > 0.6
+    rate, samples = wavfile.read(out / "drawing.wav")
+    assert rate == 16_000 and len(samples) == 512 + 496 * 128  # 4 s, as wide as two heights
+    upper, lower = (
+        np.abs(reference.stft(samples, ts.STFT(n_fft=512)))[half] for half in (slice(136, 240), slice(16, 120))
+    )
+    assert np.sum(lower**2) < 0.05 * np.sum(upper**2)
+    assert np.sum(upper[:, :200] ** 2) < 0.05 * np.sum(upper[:, -200:] ** 2)
+
+
+BAD_IMAGES = {
+    "empty file": (lambda path: path.write_bytes(b""), "not an image that can be read"),
+    "text": (lambda path: path.write_text("this is no picture at all"), "not an image that can be read"),
+    "half a file": (lambda path: path.write_bytes((DEMOS / "last_bin_bug.png").read_bytes()[:9000]), "not an image"),
+    "one brightness": (lambda path: Image.new("RGB", (30, 30), "red").save(path), "is of one brightness"),
+    "transparent": (lambda path: Image.new("RGBA", (30, 30), (255, 255, 255, 0)).save(path), "is of one brightness"),
+    "folder": (lambda path: path.mkdir(), "Is a directory"),
+    "nothing": (lambda path: None, "No such file or directory"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES)
+def test_bad_images(demo, tmp_path, monkeypatch, capsys, case):
+    monkeypatch.chdir(tmp_path)
+    write, message = BAD_IMAGES[case]
+    write(tmp_path / "bad.png")
+    before = list(tmp_path.iterdir())
+    line = refusal(demo("draw_in_sound"), ["--image", "bad.png"], capsys)
+    assert "bad.png" in line and message in line
+    assert list(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "0.1", "1e9", "nan", "long"])
+def test_bad_seconds(demo, tmp_path, monkeypatch, capsys, seconds):
+    monkeypatch.chdir(tmp_path)
+    line = refusal(demo("vibrating_string"), ["--seconds", seconds], capsys)
+    assert f"--seconds: must be a number from 0.2 to 10, got '{seconds}'" in line
+    assert not any(tmp_path.iterdir())
 
 
 # Recordings ---------------------------------------------------
@@ -199,6 +328,8 @@ BAD_ARGUMENTS = {
     "half a step": (["--steps", "1.5"], "--steps: must be an integer >= 1, got '1.5'"),
     "negative seed": (["--seed", "-1"], "--seed: must be an integer >= 0, got '-1'"),
     "unknown backend": (["--arch", "tpu"], "invalid choice: 'tpu'"),
+}
+MISSING_RECORDINGS = {
     "missing file": (["--wav", "missing.wav"], "missing.wav: No such file or directory"),
     "folder": (["--wav", "."], "Is a directory"),
 }
@@ -238,16 +369,19 @@ def refusal(module, arguments, capsys):
     return lines[0]
 
 
-@pytest.mark.parametrize("name", ["match_spectrum", "last_bin_bug"])
-@pytest.mark.parametrize("case", BAD_ARGUMENTS)
+@pytest.mark.parametrize(
+    "name, case",
+    [(name, case) for name in EVERY_DEMO for case in BAD_ARGUMENTS]
+    + [(name, case) for name in OF_RECORDINGS for case in MISSING_RECORDINGS],
+)
 def test_bad_arguments(demo, tmp_path, monkeypatch, capsys, name, case):
     monkeypatch.chdir(tmp_path)
-    arguments, message = BAD_ARGUMENTS[case]
+    arguments, message = {**BAD_ARGUMENTS, **MISSING_RECORDINGS}[case]
     assert message in refusal(demo(name), arguments, capsys)
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["match_spectrum", "last_bin_bug"])
+@pytest.mark.parametrize("name", OF_RECORDINGS)
 @pytest.mark.parametrize("case", BAD_RECORDINGS)
 def test_bad_recordings(demo, tmp_path, monkeypatch, capsys, name, case):
     monkeypatch.chdir(tmp_path)
@@ -259,7 +393,7 @@ def test_bad_recordings(demo, tmp_path, monkeypatch, capsys, name, case):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["match_spectrum", "last_bin_bug"])
+@pytest.mark.parametrize("name", EVERY_DEMO)
 def test_a_missing_backend(tmp_path, name):
     result = run_demo(name, "--arch", MISSING_ARCH, "--out", tmp_path / "new")
     assert result.returncode == 2
@@ -268,7 +402,7 @@ def test_a_missing_backend(tmp_path, name):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["match_spectrum", "last_bin_bug"])
+@pytest.mark.parametrize("name", EVERY_DEMO)
 def test_an_impossible_folder(demo, cpu, tmp_path, capsys, name):
     file = tmp_path / "file"
     file.write_text("")
