@@ -500,6 +500,7 @@ def fused_kernel(
             run = i // BLOCK * TEAMS + which
             b = run // runs
             c = run - b * runs
+            row = ti.min(b, items - 1)  # the last block may have teams without an item: they read, but write nothing
             total = ti.cast(0, dtype)
             wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES) if REGISTERS else 0))]
             if ti.static(gradient and not REGISTERS):
@@ -525,7 +526,7 @@ def fused_kernel(
                         balance(re, im, sm, team, t, scale, zero)
                     else:
                         found = spectral(
-                            re, im, sm, team, t, b, f, frames, y, item_stride, frame_stride, scale, weights
+                            re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale, weights
                         )
                         total += ti.select(live, found, ti.cast(0, dtype))
                     done = ti.static(transform(re, im, sm, team, t, table, zero))
@@ -534,7 +535,7 @@ def fused_kernel(
                         im[m] = done[m][1]
                 sync()
                 if ti.static(not gradient):
-                    found = spectral(re, im, sm, team, t, b, f, frames, y, item_stride, frame_stride, scale, weights)
+                    found = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale, weights)
                     total += ti.select(live, found, ti.cast(0, dtype))
                 else:
                     # The gradient at a silent frame is 0, not the other one's rounding.
@@ -686,13 +687,13 @@ def fused_kernel(
 
     @ti.func
     def spectral(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
-                 t: ti.template(), b: ti.template(), f: ti.template(), frames: ti.template(), y: ti.template(),
+                 t: ti.template(), row: ti.template(), f: ti.template(), frames: ti.template(), y: ti.template(),
                  item_stride: ti.template(), frame_stride: ti.template(), scale: ti.template(),
                  weights: ti.template()):  # fmt: skip
         """Distance of every bin; re and im become the gradients' spectrum, exchanged for the way back."""
         loss = ti.cast(0, dtype)
-        row0 = (b * item_stride + ti.min(f, frames - 1) * frame_stride + t) & 0x3FFFFFFF
-        row1 = (b * item_stride + ti.min(f + 1, frames - 1) * frame_stride + t) & 0x3FFFFFFF
+        row0 = (row * item_stride + ti.min(f, frames - 1) * frame_stride + t) & 0x3FFFFFFF
+        row1 = (row * item_stride + ti.min(f + 1, frames - 1) * frame_stride + t) & 0x3FFFFFFF
         second = f + 1 < frames
         aims = ti.static(targets(y, row0, row1, t))
         ti.static(keep(sm, team + UPPER, t, range(R // 2), list(zip(re, im))[R // 2 :]))
