@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("blocks_engine")
 def gpu(restarted):
     if restarted not in blocks.SHARED_BYTES:
         pytest.skip(f"{restarted} has another engine")
+    functional._recent.clear()  # engines of other tests
 
 
 def used():
@@ -35,10 +36,9 @@ CASES = [
     (64, 16, "reflect", (3, 700)),
     (64, 1, "constant", (2, 300)),
     (64, 23, "none", (1, 500)),
-    (64, 64, "reflect", (2, 500)),
     (64, 100, "constant", (2, 700)),
     (128, 32, "none", (1, 100_003)),
-    (256, 77, "reflect", (3, 3000)),
+    (256, 256, "reflect", (3, 3000)),
     (512, 128, "constant", (2, 5000)),
     (1024, 256, "reflect", (3, 9000)),
     (2048, 512, "none", (1, 20_001)),
@@ -65,7 +65,7 @@ def test_value_and_gradients(n_fft, hop, edges, shape):
 SMALL = ts.STFT(64, 16, center=True)
 
 
-@pytest.mark.parametrize("shape", [(2, 40_000), (1, 150_000), (4097, 64)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 70_003), (1, 150_000), (2049, 64)], ids=str)
 def test_several_frames_in_a_run(shape):
     """Long signals and large batches: runs of several frames, the last of them cut short."""
     x, y = signals(1, *shape, dtype=np.float32)
@@ -149,7 +149,7 @@ class Huber(ts.BinTerm):
         value, slope = d * d, 2 * d
         if abs(d) > real(self.width):
             value = real(self.width) * (2 * abs(d) - real(self.width))
-            slope = 2 * real(self.width) * ti.select(d > 0, real(1), real(-1))
+            slope = 2 * real(self.width) * (ti.cast(d > 0, real) - ti.cast(d < 0, real))
         return value, slope, -slope
 
 
@@ -191,11 +191,10 @@ def test_silence_and_extremes():
                 assert error(grad_y, expected_y) < loose or not expected_y.any(), (x, y)
 
 
-@pytest.mark.parametrize("n_fft", [128, 1024])
-def test_equal_signals_are_at_distance_zero(n_fft):
-    (x,) = signals(7, 3000, dtype=np.float32, count=1)
+def test_equal_signals_are_at_distance_zero():
+    (x,) = signals(7, 500, dtype=np.float32, count=1)
     for p in (1, 2):
-        value, grads = ts.value_and_grad(x, x, wrt="both", n_fft=n_fft, hop_length=n_fft // 4, terms=ts.Magnitude(p=p))
+        value, grads = ts.value_and_grad(x, x, wrt="both", stft=SMALL, terms=ts.Magnitude(p=p))
         assert isinstance(used(), blocks.BlocksEngine)
         assert value == 0
         assert not np.any(grads)

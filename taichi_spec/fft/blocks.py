@@ -208,8 +208,8 @@ def fused_kernel(
     Matrix = ti.types.ndarray(dtype=dtype, ndim=2)
     Signal = annotation(is_field)
     Bits, BIAS, MANTISSA = (ti.i64, 1023, 52) if dtype == ti.f64 else (ti.i32, 127, 23)
-    # A cell is one word of two values on CUDA and lies in two planes elsewhere: Taichi has no shared vectors there.
     ENTRIES, WINDOW = layout.entries, layout.offsets[-1]
+    # A cell is one word of two values on CUDA and lies in two planes elsewhere: Taichi has no shared vectors there.
     TOTAL = CELLS * TEAMS
     SHARED = (TOTAL, pair) if CUDA else (2 * TOTAL, dtype)
 
@@ -485,38 +485,22 @@ def fused_kernel(
     MIRROR = [pad(T * (R - 1 - m)) for m in range(R // 2)]
 
     @ti.kernel
-    def fused(
-        x: Signal,
-        y: Values if fixed else Signal,
-        gx: Matrix,
-        gy: Matrix,
-        table: Values,
-        halo: Pairs,
-        edge: Matrix,
-        partial: Values,
-        loss: Values,
-        weights: Values,
-        items: ti.i32,
-        length: ti.i32,
-        frames: ti.i32,
-        runs: ti.i32,
-        steps: ti.i32,
-        item_stride: ti.i32,
-        frame_stride: ti.i32,
-        ways: ti.i32,
-        zero: ti.i32,
-    ):
+    def fused(x: Signal, y: Values if fixed else Signal, gx: Matrix, gy: Matrix, table: Values, halo: Pairs,
+              edge: Matrix, partial: Values, loss: Values, weights: Values, items: ti.i32, length: ti.i32,
+              frames: ti.i32, runs: ti.i32, steps: ti.i32, item_stride: ti.i32, frame_stride: ti.i32,
+              ways: ti.i32, zero: ti.i32):  # fmt: skip
+        """Loss per item and gradients. ways: 2 with gradients, else 1; zero: 0, which the compiler is not to know."""
         # 1. every run of frames, by one team
         ti.loop_config(block_dim=BLOCK)
         for i in range((items * runs + TEAMS - 1) // TEAMS * BLOCK):
             sm = ti.simt.block.SharedArray((SHARED[0],), SHARED[1])
-            lane = i & ti.static(BLOCK - 1) if ti.static(BLOCK & (BLOCK - 1) == 0) else i % BLOCK
-            t = ((lane & ti.static(T - 1) if ti.static(T & (T - 1) == 0) else lane % T) + zero) & 0x3FFFFFFF
-            which = lane // T
+            t = ((i & ti.static(T - 1)) + zero) & 0x3FFFFFFF
+            which = (i & ti.static(BLOCK - 1)) // T
             team = which * CELLS
             run = i // BLOCK * TEAMS + which
             b = run // runs
             c = run - b * runs
+            row = ti.min(b, items - 1)  # the last block may have teams without an item: they read, but write nothing
             total = ti.cast(0, dtype)
             wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES) if REGISTERS else 0))]
             if ti.static(gradient and not REGISTERS):
@@ -542,7 +526,7 @@ def fused_kernel(
                         balance(re, im, sm, team, t, scale, zero)
                     else:
                         found = spectral(
-                            re, im, sm, team, t, b, f, frames, y, item_stride, frame_stride, scale, weights
+                            re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale, weights
                         )
                         total += ti.select(live, found, ti.cast(0, dtype))
                     done = ti.static(transform(re, im, sm, team, t, table, zero))
@@ -551,7 +535,7 @@ def fused_kernel(
                         im[m] = done[m][1]
                 sync()
                 if ti.static(not gradient):
-                    found = spectral(re, im, sm, team, t, b, f, frames, y, item_stride, frame_stride, scale, weights)
+                    found = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale, weights)
                     total += ti.select(live, found, ti.cast(0, dtype))
                 else:
                     # The gradient at a silent frame is 0, not the other one's rounding.
@@ -563,53 +547,15 @@ def fused_kernel(
                             re[m] = 0
                     windowed = ti.static(weighted(list(zip(re, im)), window(table, t)))
                     if ti.static(fixed):
-                        emit(
-                            ti.static(windowed[1:]),
-                            ti.static([gx]),
-                            wait,
-                            sm,
-                            team,
-                            t,
-                            edge,
-                            b,
-                            start,
-                            length,
-                            inside,
-                            items,
-                            zero,
-                        )
+                        emit(ti.static(windowed[1:]), ti.static([gx]), wait, sm, team, t, edge, b, start, length,
+                             inside, items, zero)  # fmt: skip
                         sync()
-                        emit(
-                            ti.static(windowed[:1]),  # zero if there is no second frame: it was silent
-                            ti.static([gx]),
-                            wait,
-                            sm,
-                            team,
-                            t,
-                            edge,
-                            b,
-                            start + H,
-                            length,
-                            inside,
-                            items,
-                            zero,
-                        )
+                        # Zeros if there is no second frame, which then was silent.
+                        emit(ti.static(windowed[:1]), ti.static([gx]), wait, sm, team, t, edge, b, start + H, length,
+                             inside, items, zero)  # fmt: skip
                     else:
-                        emit(
-                            ti.static(windowed[::-1]),
-                            ti.static([gx, gy]),
-                            wait,
-                            sm,
-                            team,
-                            t,
-                            edge,
-                            b,
-                            start,
-                            length,
-                            inside,
-                            items,
-                            zero,
-                        )
+                        emit(ti.static(windowed[::-1]), ti.static([gx, gy]), wait, sm, team, t, edge, b, start, length,
+                             inside, items, zero)  # fmt: skip
             if ti.static(gradient and OVERLAP > 0):
                 sync()
                 if b < items:
@@ -625,9 +571,9 @@ def fused_kernel(
             # the team's loss, its threads always added in the same order
             sync()
             store(sm, team + t, total, total)
-            for s in ti.static([1 << e for e in reversed(range((T - 1).bit_length()))]):
+            for s in ti.static([1 << e for e in range(T.bit_length() - 2, -1, -1)]):
                 sync()
-                if t < s and t + s < T:
+                if t < s:
                     ours, unused = fetch(sm, team + t)
                     theirs, _ = fetch(sm, team + t + s)
                     store(sm, team + t, ours + theirs, unused)
@@ -704,24 +650,11 @@ def fused_kernel(
         return sx, sy
 
     @ti.func
-    def load_frames(
-        re: ti.template(),
-        im: ti.template(),
-        x: ti.template(),
-        y: ti.template(),
-        table: ti.template(),
-        sm: ti.template(),
-        team: ti.template(),
-        t: ti.template(),
-        b: ti.template(),
-        f: ti.template(),
-        frames: ti.template(),
-        start: ti.template(),
-        length: ti.template(),
-        inside: ti.template(),
-        live: ti.template(),
-        zero: ti.template(),
-    ):
+    def load_frames(re: ti.template(), im: ti.template(), x: ti.template(), y: ti.template(),
+                    table: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
+                    b: ti.template(), f: ti.template(), frames: ti.template(), start: ti.template(),
+                    length: ti.template(), inside: ti.template(), live: ti.template(),
+                    zero: ti.template()):  # fmt: skip
         """The windowed frame, or both frames, into registers; at the edges through shared memory, in a loop."""
         if inside:
             weights = ti.static(window(table, t))
@@ -753,25 +686,14 @@ def fused_kernel(
             sync()
 
     @ti.func
-    def spectral(
-        re: ti.template(),
-        im: ti.template(),
-        sm: ti.template(),
-        team: ti.template(),
-        t: ti.template(),
-        b: ti.template(),
-        f: ti.template(),
-        frames: ti.template(),
-        y: ti.template(),
-        item_stride: ti.template(),
-        frame_stride: ti.template(),
-        scale: ti.template(),
-        weights: ti.template(),
-    ):
+    def spectral(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
+                 t: ti.template(), row: ti.template(), f: ti.template(), frames: ti.template(), y: ti.template(),
+                 item_stride: ti.template(), frame_stride: ti.template(), scale: ti.template(),
+                 weights: ti.template()):  # fmt: skip
         """Distance of every bin; re and im become the gradients' spectrum, exchanged for the way back."""
         loss = ti.cast(0, dtype)
-        row0 = (b * item_stride + ti.min(f, frames - 1) * frame_stride + t) & 0x3FFFFFFF
-        row1 = (b * item_stride + ti.min(f + 1, frames - 1) * frame_stride + t) & 0x3FFFFFFF
+        row0 = (row * item_stride + ti.min(f, frames - 1) * frame_stride + t) & 0x3FFFFFFF
+        row1 = (row * item_stride + ti.min(f + 1, frames - 1) * frame_stride + t) & 0x3FFFFFFF
         second = f + 1 < frames
         aims = ti.static(targets(y, row0, row1, t))
         ti.static(keep(sm, team + UPPER, t, range(R // 2), list(zip(re, im))[R // 2 :]))
@@ -844,21 +766,10 @@ def fused_kernel(
         return sums
 
     @ti.func
-    def emit(
-        channels: ti.template(),
-        gs: ti.template(),
-        wait: ti.template(),
-        sm: ti.template(),
-        team: ti.template(),
-        t: ti.template(),
-        edge: ti.template(),
-        b: ti.template(),
-        start: ti.template(),
-        length: ti.template(),
-        inside: ti.template(),
-        items: ti.template(),
-        zero: ti.template(),
-    ):
+    def emit(channels: ti.template(), gs: ti.template(), wait: ti.template(), sm: ti.template(),
+             team: ti.template(), t: ti.template(), edge: ti.template(), b: ti.template(),
+             start: ti.template(), length: ti.template(), inside: ti.template(), items: ti.template(),
+             zero: ti.template()):  # fmt: skip
         """Add what waits to a windowed frame; write what is finished; let the rest wait. channels: one per signal."""
         sums = ti.static(add_waiting(channels, wait, sm, team, t))
         count = ti.static(len(channels))
@@ -949,7 +860,7 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, fixed: Any = No
     reached = (sizes.runs * sizes.steps * pack + 1) * stft.hop_length  # how far the runs go, silent frames included
     return MAX_INDEX >= max(
         batch * (n_samples + 2 * stft.n_fft),
-        batch * sizes.runs * max(layout.overlap, layout.block),
+        batch * sizes.runs * max(layout.overlap, layout.block, 128),
         reached,
         0 if fixed is None else prod(fixed.shape),
     )
