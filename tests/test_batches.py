@@ -40,6 +40,17 @@ def test_items_are_cut_to_their_lengths(restarted, stft, fixed):
             assert not grad[b, length:].any()
 
 
+@pytest.mark.parametrize("stft", STFTS, ids=str)
+def test_nan_beyond_an_item_does_not_count(running_cpu, stft):
+    x, y = padded(6)
+    options = dict(wrt="both", stft=stft, terms=TERMS, lengths=LENGTHS, zero_phase="target")
+    value, grads = ts.value_and_grad(x, y, **options)
+    nan = [np.where(np.arange(400) < np.array(LENGTHS)[:, None], v, np.nan) for v in (x, y)]
+    nan_value, nan_grads = ts.value_and_grad(*nan, check_finite=False, **options)
+    assert nan_value == value
+    assert np.array_equal(nan_grads, grads)
+
+
 def test_one_target_ends_with_each_item(running_cpu):
     x, y = padded(1)
     stft = STFTS[1]
