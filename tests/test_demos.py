@@ -235,6 +235,36 @@ def test_draw_in_sound(tmp_path):
     assert np.sum(upper[:, :200] ** 2) < 0.05 * np.sum(upper[:, -200:] ** 2)
 
 
+def test_tuned_drum(tmp_path):
+    result = run_demo("tuned_drum", "--steps", 3, "--arch", "cpu", "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert sorted(f.name for f in tmp_path.iterdir()) == [
+        "after.wav", "before.wav", "target.wav", "tuned_drum.gif", "tuned_drum.png"]  # fmt: skip
+    lowest, *ratios = map(float, re.search(r"target +(.*)", result.stdout)[1].split())
+    np.testing.assert_allclose(np.array(ratios)[[1, 3, 6]], (2, 3, 4), rtol=0.03)  # what Raman found
+    rate, samples = wavfile.read(tmp_path / "target.wav")
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), 2**17))
+    assert np.argmax(spectrum) * rate / 2**17 == pytest.approx(lowest, rel=5e-3)  # the simulation has these modes
+
+
+def test_a_bare_drum_has_the_modes_of_the_books(demo):
+    """Zeros of Bessel functions, J₀, J₁ twice, J₂ twice, and J₀ again, on a coarse grid."""
+    module = demo("tuned_drum")
+    ratios = module.modes(np.array([0, 0, 0.3, 1])) / module.BARE_PITCH
+    np.testing.assert_allclose(ratios[:6], np.array([2.405, 3.832, 3.832, 5.136, 5.136, 5.520]) / 2.405, rtol=0.02)
+
+
+def test_a_drum_that_is_not_found_is_a_failure(demo, capsys):
+    module = demo("tuned_drum")
+    module.check(module.TRUE + np.array([0.001, 0, 0, 0.001]))
+    for off, message in (([0.3, 0, 0, 0], "cents off, and 5 are allowed"), ([0, 0, 0.0, 1.5], "cents off")):
+        with pytest.raises(SystemExit) as failed:
+            module.check(module.TRUE + np.array(off))
+        assert failed.value.code == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and message in lines[0]
+
+
 BAD_IMAGES = {
     "empty file": (lambda path: path.write_bytes(b""), "not an image that can be read"),
     "text": (lambda path: path.write_text("this is no picture at all"), "not an image that can be read"),
