@@ -418,9 +418,9 @@ def picture_of(figure: Figure, dpi: int, colours: int) -> Image.Image:
     return Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
 
 
-def save_png(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path, colours: int = 256) -> None:
     """Writes a figure at the size that the README shows."""
-    picture_of(figure, dpi=100, colours=128).save(path, optimize=True)
+    picture_of(figure, dpi=100, colours=colours).save(path, optimize=True)
 
 
 class Gif:

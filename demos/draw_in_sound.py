@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     sound = Sound(0.5 * run.signals[-1] / np.abs(run.signals[-1]).max(), SAMPLE_RATE)
     with common.all_or_nothing(args.out) as folder:
         figure = draw(wanted, shown, likeness, run, sound)
-        common.save_png(figure, folder / "draw_in_sound.png")
+        common.save_png(figure, folder / "draw_in_sound.png", colours=128)
         animate(shown, likeness, run, folder / "draw_in_sound.gif")
         common.write_wav(folder / "drawing.wav", sound)
     convergence = [common.spectral_convergence(spectrum, goal) for spectrum in (spectra[0], spectra[-1])]
