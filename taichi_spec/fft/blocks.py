@@ -875,13 +875,14 @@ class BlocksEngine(FusedEngine):
         is_field: whether signals are fields or ndarrays.
         batch, n_samples: B and T.
         terms: what is summed over the bins.
-        weights: what each term is multiplied by  # (terms,)
+        weights: what each term of each item is multiplied by, alike for all items  # (B, terms)
         fixed: the target's magnitudes, an ndarray (B or 1, F or 1, K), or None if the target is a signal.
     """
 
     def __init__(self, stft: STFT, dtype: Any, is_field: bool, batch: int, n_samples: int,
                  terms: tuple[BinTerm, ...], weights: NDArray[np.float64], fixed: Any) -> None:  # fmt: skip
-        super().__init__(dtype, is_field, batch, n_samples, weights, fixed is not None)
+        super().__init__(dtype, is_field, batch, n_samples, fixed is not None)
+        self.weights = upload(weights[0], dtype)
         layout = choose(stft.n_fft, stft.hop_length, dtype, arch_name())
         assert layout is not None  # as `supports` said
         self.edges = stft.pad_mode if stft.center else "none"
@@ -898,7 +899,21 @@ class BlocksEngine(FusedEngine):
             _flatten(fixed, self.goal)
             self.strides = frames * bins * (items > 1), bins * (frames > 1)
 
-    def _run(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
+    def shares(self) -> NDArray[Any]:
+        """As `FusedEngine` says; the value alone, for each term with the other terms' weights 0."""
+        weights = self.weights
+        shares = np.empty((self.batch, weights.shape[0]))
+        total = ti.ndarray(self.dtype, (self.batch,))
+        for t, weight in enumerate(weights.to_numpy()):
+            self.weights = upload(np.where(np.arange(len(shares[0])) == t, weight, 0), self.dtype)
+            self.evaluate(*self._signals, total, None, None)
+            shares[:, t] = total.to_numpy()
+        self.weights = weights
+        return shares
+
+    def evaluate(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
+        """As `FusedEngine` says."""
+        self._signals = x, y
         backward = grad_x is not None
         run = fused_kernel(self.layout, self.dtype, self.terms, self.is_field, self.fixed, backward, self.edges)
         unused = self.edge  # an array where the kernel writes none

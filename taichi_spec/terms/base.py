@@ -62,6 +62,25 @@ class BinTerm(Term):
         raise TypeError(f"{type(self).__name__} must define distance(self, a, b, real) as a ti.func")
 
 
+@dataclass(frozen=True)
+class SumsTerm(Term):
+    """A term whose value is a function of a few sums over the bins and frames of an item.
+
+    A subclass lists what is summed, and gives one `ti.func`:
+
+        parts                                                S_j = Σ_f Σ_k of the distance of parts[j]
+        combine(self, S, real) -> value, ∂value/∂S           of the vector S of an item's sums
+
+    and every engine adds ∂value/∂S_j times the slopes of parts[j] in each bin, as it does for a `BinTerm`.
+    """
+
+    parts: ClassVar[tuple[BinTerm, ...]] = ()
+
+    def combine(self, S: Any, real: Any) -> Any:
+        """value, ∂value/∂S; a `ti.func` in every subclass."""
+        raise TypeError(f"{type(self).__name__} must define combine(self, S, real) as a ti.func")
+
+
 @ti.func
 def distance_power(d, p: ti.template(), real: ti.template()):
     """|d|^p and its slope, for p = 1 or 2: |d| and sign(d), which is 0 at 0; or d² and 2 d."""
