@@ -43,21 +43,16 @@ def part_distance(parts: Parts, dtype: Any) -> Any:
 
 def distance_of(terms: tuple[BinTerm, ...], dtype: Any) -> Any:
     """A `ti.func` (a, b, weights) → φ, ∂φ/∂a, ∂φ/∂b of the magnitudes a and b: the weighted sum of the terms."""
+    part = part_distance(tuple(enumerate(terms)), dtype)
 
     @ti.func
     def distance(a, b, weights: ti.template()):
         phi, phi1, phi2 = ti.cast(0, dtype), ti.cast(0, dtype), ti.cast(0, dtype)
         for i in ti.static(range(len(terms))):
-            if ti.static(terms[i].quantity == "power"):
-                value, slope1, slope2 = terms[i].distance(a * a, b * b, dtype)
-                phi += weights[i] * value
-                phi1 += weights[i] * slope1 * 2 * a
-                phi2 += weights[i] * slope2 * 2 * b
-            else:
-                value, slope1, slope2 = terms[i].distance(a, b, dtype)
-                phi += weights[i] * value
-                phi1 += weights[i] * slope1
-                phi2 += weights[i] * slope2
+            value, slope1, slope2 = part(a, b, i)
+            phi += weights[i] * value
+            phi1 += weights[i] * slope1
+            phi2 += weights[i] * slope2
         return phi, phi1, phi2
 
     return distance

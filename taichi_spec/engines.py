@@ -170,7 +170,7 @@ def _make_one(
     weights = options.term_weights(batch, n_samples)
     if options.is_on_bins and options.dft is MemoryDFT:
         magnitudes = None if analysed is None else upload(analysed, dtype)
-        Engine = _fused_engine(options, dtype, batch, n_samples, magnitudes)
+        Engine = _fused_engine(stft, dtype, batch, n_samples, magnitudes)
         if Engine is not None:
             engine: FusedEngine = Engine(stft, dtype, is_field, batch, n_samples, options.terms, weights, magnitudes)
             return engine
@@ -182,12 +182,11 @@ def _make_one(
     return StagedEngine(transform, options.terms, weights, bands, fixed, toward_target, WAYS_BACK[options.backward])
 
 
-def _fused_engine(options: Options, dtype: Any, batch: int, n_samples: int, magnitudes: Any) -> Any:
+def _fused_engine(stft: STFT, dtype: Any, batch: int, n_samples: int, magnitudes: Any) -> Any:
     """The class that does signals of these sizes in one pass on this device, or None."""
     if arch_name() == "cpu":
         return LanesEngine
-    on_blocks = options.is_plain and arch_name() in BLOCKS_ARCHS
-    if on_blocks and blocks.supports(options.stft, dtype, batch, n_samples, magnitudes):
+    if arch_name() in BLOCKS_ARCHS and blocks.supports(stft, dtype, batch, n_samples, magnitudes):
         return blocks.BlocksEngine
     return None
 

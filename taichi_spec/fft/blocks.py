@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from taichi.lang.impl import expr_init as hold  # evaluates an expression here, once, and gives it a name
 
 from taichi_spec.arrays import itemsize, upload
-from taichi_spec.bins import distance_of
-from taichi_spec.fft.fused import FusedEngine
+from taichi_spec.bins import Parts, part_distance
+from taichi_spec.fft.fused import BinEngine
 from taichi_spec.framing import annotation
 from taichi_spec.runtime import arch_name
 from taichi_spec.stft import STFT
-from taichi_spec.terms import BinTerm, unweighted
+from taichi_spec.terms import Term
 
 MAX_INDEX = 2**30  # elements of an array: `known` keeps so many bits of an index
 SHARED_BYTES = {"cuda": 48 * 1024, "vulkan": 32 * 1024}  # of a block: Taichi gives no more, nor do many devices
@@ -176,20 +176,20 @@ def dft(values, pairs, dtype):
 
 @cache
 def fused_kernel(
-    layout: Layout, dtype: Any, terms: tuple[BinTerm, ...], is_field: bool, fixed: bool, gradient: bool, edges: str
+    layout: Layout, dtype: Any, parts: Parts, is_field: bool, fixed: bool, gradient: bool, edges: str
 ) -> Any:
     """The fused pass as one kernel.
 
     Args:
         layout: how a frame lies on threads.
         dtype: ti.f32 or ti.f64.
-        terms: what is summed over the bins, with weight 1; the weights are an argument of the kernel.
+        parts: what is summed over the bins, and in which column.
         is_field: whether the signals are fields or ndarrays; the gradients are ndarrays (B, T).
         fixed: whether y is not a signal but magnitudes in a flat array; two frames of x share a transform then.
         gradient: whether to make the gradients too.
         edges: "reflect", "constant" or "none".
     """
-    distance = distance_of(terms, dtype)
+    distance, C = part_distance(parts, dtype), len(parts)
     N, H, R, T = layout.n_fft, layout.hop, layout.points, layout.threads
     TEAMS, BLOCK, CELLS, OVERLAP = layout.teams, layout.block, layout.cells, layout.overlap
     RADICES, STRIDES, OFFSETS = layout.radices, layout.strides, layout.offsets
@@ -451,32 +451,30 @@ def fused_kernel(
             (hold(real + q), hold(p - imag)),
         )
 
-    def all_pairs(values, others, t, aims, second, scale, weights):
-        """The distance of this thread's lower bins, and what replaces them and their mirrors."""
-        total, lows, highs = constant(0.0, dtype), [], []
+    def all_pairs(values, others, t, aims, second, scale, factors):
+        """The distances of this thread's lower bins, and what replaces them and their mirrors."""
+        totals, lows, highs = [constant(0.0, dtype) for _ in parts], [], []
         for m in range(R // 2):
             z, other = values[m], others[m]
             if m == 0:  # bin 0 is its own mirror
                 other = tuple(hold(ti.select(t == 0, mine, theirs)) for mine, theirs in zip(z, other))
-            value, low, high = two_bins(z, other, measure(aims[m], second, weights), scale)
+            found, low, high = two_bins(z, other, measure(aims[m], second, factors), scale)
             if m == 0:
                 low = tuple(hold(ti.select(t == 0, 2 * part, part)) for part in low)
-            total = hold(total + value)
+            totals = [hold(total + value) for total, value in zip(totals, found)]
             lows.append(low)
             highs.append(high)
-        return total, lows, highs
+        return totals, lows, highs
 
     @ti.func
-    def both(a: ti.template(), b: ti.template(), weights: ti.template()):
-        value, da, db = distance(a, b, weights)
+    def both(a: ti.template(), b: ti.template(), j: ti.template()):
+        value, da, db = distance(a, b, j)
         return value, da, db
 
     @ti.func
-    def against(
-        first: ti.template(), second: ti.template(), a: ti.template(), b: ti.template(), weights: ti.template()
-    ):
-        value0, da, _ = distance(a, first, weights)
-        value1, db, _ = distance(b, second, weights)
+    def against(first: ti.template(), second: ti.template(), a: ti.template(), b: ti.template(), j: ti.template()):
+        value0, da, _ = distance(a, first, j)
+        value1, db, _ = distance(b, second, j)
         return value0, value1, da, db
 
     # Thread t's bin t + T m has its mirror N - k in thread T - t's cells; thread 0's, in its own, one row further.
@@ -486,10 +484,10 @@ def fused_kernel(
 
     @ti.kernel
     def fused(x: Signal, y: Values if fixed else Signal, gx: Matrix, gy: Matrix, table: Values, halo: Pairs,
-              edge: Matrix, partial: Values, loss: Values, weights: Values, items: ti.i32, length: ti.i32,
+              edge: Matrix, partial: Values, sums: Matrix, coefficients: Matrix, items: ti.i32, length: ti.i32,
               frames: ti.i32, runs: ti.i32, steps: ti.i32, item_stride: ti.i32, frame_stride: ti.i32,
               ways: ti.i32, zero: ti.i32):  # fmt: skip
-        """Loss per item and gradients. ways: 2 with gradients, else 1; zero: 0, which the compiler is not to know."""
+        """Sums of each item and gradients. ways: 2 with gradients, else 1; zero: 0, which the compiler is not to know."""
         # 1. every run of frames, by one team
         ti.loop_config(block_dim=BLOCK)
         for i in range((items * runs + TEAMS - 1) // TEAMS * BLOCK):
@@ -501,7 +499,8 @@ def fused_kernel(
             b = run // runs
             c = run - b * runs
             row = ti.min(b, items - 1)  # the last block may have teams without an item: they read, but write nothing
-            total = ti.cast(0, dtype)
+            factors = [coefficients[row, ti.static(parts[j][0])] for j in ti.static(range(C))]
+            total = [ti.cast(0, dtype) for _ in ti.static(range(C))]
             wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES) if REGISTERS else 0))]
             if ti.static(gradient and not REGISTERS):
                 n = t
@@ -526,17 +525,19 @@ def fused_kernel(
                         balance(re, im, sm, team, t, scale, zero)
                     else:
                         found = spectral(
-                            re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale, weights
+                            re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale, factors
                         )
-                        total += ti.select(live, found, ti.cast(0, dtype))
+                        for j in ti.static(range(C)):
+                            total[j] += ti.select(live, found[j], ti.cast(0, dtype))
                     done = ti.static(transform(re, im, sm, team, t, table, zero))
                     for m in ti.static(range(R)):
                         re[m] = done[m][0]
                         im[m] = done[m][1]
                 sync()
                 if ti.static(not gradient):
-                    found = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale, weights)
-                    total += ti.select(live, found, ti.cast(0, dtype))
+                    found = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale, factors)
+                    for j in ti.static(range(C)):
+                        total[j] += ti.select(live, found[j], ti.cast(0, dtype))
                 else:
                     # The gradient at a silent frame is 0, not the other one's rounding.
                     if scale[2] == 0:
@@ -568,18 +569,20 @@ def fused_kernel(
                             left_x, left_y = fetch(sm, team + CARRY + n)
                             halo[run * OVERLAP + n] = ti.Vector([left_x, left_y])
                             n += T
-            # the team's loss, its threads always added in the same order
-            sync()
-            store(sm, team + t, total, total)
-            for s in ti.static([1 << e for e in range(T.bit_length() - 2, -1, -1)]):
+            # the team's sums, its threads always added in the same order
+            for j in ti.static(range(C)):
+                here = team + t + j * zero  # as in transform
                 sync()
-                if t < s:
-                    ours, unused = fetch(sm, team + t)
-                    theirs, _ = fetch(sm, team + t + s)
-                    store(sm, team + t, ours + theirs, unused)
-            if t == 0 and b < items:
-                whole, unused = fetch(sm, team)
-                partial[run] = whole
+                store(sm, here, total[j], total[j])
+                for s in ti.static([1 << e for e in range(T.bit_length() - 2, -1, -1)]):
+                    sync()
+                    if t < s:
+                        ours, unused = fetch(sm, here)
+                        theirs, _ = fetch(sm, here + s)
+                        store(sm, here, ours + theirs, unused)
+                if t == 0 and b < items:
+                    whole, unused = fetch(sm, here)
+                    partial[run * C + j] = whole
             sync()
         if ti.static(gradient):
             # 2. what runs left over, onto where the next runs wrote
@@ -620,24 +623,26 @@ def fused_kernel(
                     put(gx, edge, 2 * b, b, length - 2 - n, length, edge[2 * b, PAD + n], True)
                     if ti.static(not fixed):
                         put(gy, edge, 2 * b + 1, b, length - 2 - n, length, edge[2 * b + 1, PAD + n], True)
-        # 5. the loss of each item: one block sums its runs
+        # 5. the sums of each item: one block adds those of its runs
         ti.loop_config(block_dim=128)
         for i in range(items * 128):
-            sums = ti.simt.block.SharedArray((128,), dtype)
+            shared = ti.simt.block.SharedArray((128 * C,), dtype)
             t = i & 127
             b = i >> 7
-            total = ti.cast(0, dtype)
-            c = t
-            while c < runs:
-                total += partial[b * runs + c]
-                c += 128
-            sums[t] = total
-            for s in ti.static((64, 32, 16, 8, 4, 2, 1)):
-                ti.simt.block.sync()
-                if t < s:
-                    sums[t] = sums[t] + sums[t + s]
-            if t == 0:
-                loss[b] = sums[0]
+            for j in ti.static(range(C)):
+                total = ti.cast(0, dtype)
+                c = t
+                while c < runs:
+                    total += partial[(b * runs + c) * C + j]
+                    c += 128
+                at = t + 128 * j
+                shared[at] = total
+                for s in ti.static((64, 32, 16, 8, 4, 2, 1)):
+                    ti.simt.block.sync()
+                    if t < s:
+                        shared[at] = shared[at] + shared[at + s]
+                if t == 0:
+                    sums[b, ti.static(parts[j][0])] = shared[at]
 
     @ti.func
     def left_over(halo: ti.template(), run, back, n, advance):
@@ -689,9 +694,9 @@ def fused_kernel(
     def spectral(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
                  t: ti.template(), row: ti.template(), f: ti.template(), frames: ti.template(), y: ti.template(),
                  item_stride: ti.template(), frame_stride: ti.template(), scale: ti.template(),
-                 weights: ti.template()):  # fmt: skip
-        """Distance of every bin; re and im become the gradients' spectrum, exchanged for the way back."""
-        loss = ti.cast(0, dtype)
+                 factors: ti.template()):  # fmt: skip
+        """Distances of every bin; re and im become the gradients' spectrum, exchanged for the way back."""
+        sums = [ti.cast(0, dtype) for _ in ti.static(range(C))]
         row0 = (row * item_stride + ti.min(f, frames - 1) * frame_stride + t) & 0x3FFFFFFF
         row1 = (row * item_stride + ti.min(f + 1, frames - 1) * frame_stride + t) & 0x3FFFFFFF
         second = f + 1 < frames
@@ -701,16 +706,18 @@ def fused_kernel(
         mirror = (team + padded(T - t)) & 0x3FFFFFFF
         crossed = (mirror + ti.cast(t == 0, ti.i32)) & 0x3FFFFFFF
         others = ti.static([fetch(sm, (crossed if CROSS[m] else mirror) + MIRROR[m]) for m in range(R // 2)])
-        found, lows, highs = ti.static(all_pairs(list(zip(re, im)), others, t, aims, second, scale, weights))
-        loss += found
+        found, lows, highs = ti.static(all_pairs(list(zip(re, im)), others, t, aims, second, scale, factors))
+        for j in ti.static(range(C)):
+            sums[j] += found[j]
         if ti.static(gradient):  # written only now: no read above has to wait for a write that might change it
             for m in ti.static(range(R // 2)):
                 at = (crossed if ti.static(CROSS[m] != 0) else mirror) + ti.static(MIRROR[m])
                 store(sm, at, highs[m][1], highs[m][0])
         if t == 0:  # so is bin N / 2
             middle = ti.static((re[R // 2], im[R // 2]))
-            value, low, _ = ti.static(two_bins(middle, middle, measure(aims[R // 2], second, weights), scale))
-            loss += value
+            at_middle, low, _ = ti.static(two_bins(middle, middle, measure(aims[R // 2], second, factors), scale))
+            for j in ti.static(range(C)):
+                sums[j] += at_middle[j]
             if ti.static(gradient):
                 store(sm, team + UPPER, 2 * low[1], 2 * low[0])
         if ti.static(gradient):
@@ -722,7 +729,7 @@ def fused_kernel(
                 re[m + R // 2] = cells[m][0]
                 im[m + R // 2] = cells[m][1]
             sync()
-        return loss
+        return sums
 
     def targets(y, row0, row1, t):
         """The target's magnitudes at this thread's lower bins and at bin N / 2, in both frames, if fixed."""
@@ -730,14 +737,24 @@ def fused_kernel(
             return [None] * (R // 2 + 1)
         return [(read(y, row0 + k), read(y, row1 + k)) for k in (*range(0, N // 2, T), N // 2 - t)]
 
-    def measure(target, second, weights):
-        """A function of two magnitudes: value and both derivatives. `second`: whether there is a second frame."""
-        if not fixed:
-            return lambda a, b: both(a, b, weights)
+    def measure(target, second, factors):
+        """A function of two magnitudes: the parts' values, and both derivatives of all, each times its factor.
+
+        `second`: whether there is a second frame.
+        """
+
+        def part(a, b, j):
+            if not fixed:
+                return both(a, b, j)
+            value0, value1, da, db = against(*target, a, b, j)
+            return hold(value0 + ti.select(second, value1, ti.cast(0, dtype))), da, db
 
         def found(a, b):
-            value0, value1, da, db = against(*target, a, b, weights)
-            return hold(value0 + ti.select(second, value1, ti.cast(0, dtype))), da, db
+            values, slopes_a, slopes_b = zip(*[part(a, b, j) for j in range(C)])
+            da, db = (hold(factors[0] * slopes[0]) for slopes in (slopes_a, slopes_b))
+            for factor, slope_a, slope_b in list(zip(factors, slopes_a, slopes_b))[1:]:
+                da, db = hold(da + factor * slope_a), hold(db + factor * slope_b)
+            return values, da, db
 
         return found
 
@@ -866,7 +883,7 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, fixed: Any = No
     )
 
 
-class BlocksEngine(FusedEngine):
+class BlocksEngine(BinEngine):
     """Loss and gradients of signals of one shape, on a GPU, in one pass.
 
     Args:
@@ -874,24 +891,23 @@ class BlocksEngine(FusedEngine):
         dtype: ti.f32 or ti.f64, of the signals.
         is_field: whether signals are fields or ndarrays.
         batch, n_samples: B and T.
-        terms: what is summed over the bins.
-        weights: what each term of each item is multiplied by, alike for all items  # (B, terms)
+        terms: sums over the bins, or functions of them.
+        weights: what each term of each item is multiplied by  # (B, terms)
         fixed: the target's magnitudes, an ndarray (B or 1, F or 1, K), or None if the target is a signal.
     """
 
     def __init__(self, stft: STFT, dtype: Any, is_field: bool, batch: int, n_samples: int,
-                 terms: tuple[BinTerm, ...], weights: NDArray[np.float64], fixed: Any) -> None:  # fmt: skip
-        super().__init__(dtype, is_field, batch, n_samples, fixed is not None)
-        self.weights = upload(weights[0], dtype)
+                 terms: tuple[Term, ...], weights: NDArray[np.float64], fixed: Any) -> None:  # fmt: skip
+        super().__init__(dtype, is_field, batch, n_samples, terms, weights, fixed is not None)
         layout = choose(stft.n_fft, stft.hop_length, dtype, arch_name())
         assert layout is not None  # as `supports` said
         self.edges = stft.pad_mode if stft.center else "none"
-        self.layout, self.terms = layout, unweighted(terms)
+        self.layout = layout
         self.sizes = sizes = Sizes.of(stft, batch, n_samples, 1 + self.fixed)
         self.table = upload(layout.table(stft.window_table).ravel(), dtype)
         self.halo = ti.Vector.ndarray(2, dtype, max(1, batch * sizes.runs * layout.overlap))
         self.edge = ti.ndarray(dtype, (2 * batch, stft.n_fft) if self.edges == "reflect" else (1, 1))
-        self.partial = ti.ndarray(dtype, batch * sizes.runs)
+        self.partial = ti.ndarray(dtype, batch * sizes.runs * len(self.parts))
         self.goal, self.strides = self.table, (0, 0)
         if self.fixed:
             items, frames, bins = fixed.shape
@@ -899,28 +915,14 @@ class BlocksEngine(FusedEngine):
             _flatten(fixed, self.goal)
             self.strides = frames * bins * (items > 1), bins * (frames > 1)
 
-    def shares(self) -> NDArray[Any]:
-        """As `FusedEngine` says; the value alone, for each term with the other terms' weights 0."""
-        weights = self.weights
-        shares = np.empty((self.batch, weights.shape[0]))
-        total = ti.ndarray(self.dtype, (self.batch,))
-        for t, weight in enumerate(weights.to_numpy()):
-            self.weights = upload(np.where(np.arange(len(shares[0])) == t, weight, 0), self.dtype)
-            self.evaluate(*self._signals, total, None, None)
-            shares[:, t] = total.to_numpy()
-        self.weights = weights
-        return shares
-
-    def evaluate(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
-        """As `FusedEngine` says."""
-        self._signals = x, y
+    def _run(self, x: Any, y: Any, grad_x: Any, grad_y: Any, parts: Parts) -> None:
         backward = grad_x is not None
-        run = fused_kernel(self.layout, self.dtype, self.terms, self.is_field, self.fixed, backward, self.edges)
+        run = fused_kernel(self.layout, self.dtype, parts, self.is_field, self.fixed, backward, self.edges)
         unused = self.edge  # an array where the kernel writes none
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
         sizes = self.sizes
-        run(x, self.goal if self.fixed else y, *gradients, self.table, self.halo, self.edge, self.partial, total,
-            self.weights, self.batch, self.n_samples, sizes.frames, sizes.runs, sizes.steps, *self.strides,
+        run(x, self.goal if self.fixed else y, *gradients, self.table, self.halo, self.edge, self.partial, self.sums,
+            self.coefficients, self.batch, self.n_samples, sizes.frames, sizes.runs, sizes.steps, *self.strides,
             1 + backward, 0)  # fmt: skip
 
 
