@@ -458,8 +458,16 @@ def lane_kernel(
     # `half` is 0 for the real part of the transform and 1 for its imaginary part: two signals, or two frames of one.
 
     @ti.func
-    def wrap(i, size: ti.template()):
-        return ti.select(i < size.length, i, i - size.length)
+    def stretch(part, ring_a, ring_b, offset, size: ti.template()):
+        """The part of a frame, of three, in which neither half's ring wraps: begin, end, what to add for the places."""
+        cut_a = ti.min(size.length - offset, size.n)
+        cut_b = ti.min(ti.max(size.length - offset - size.shift, 0), size.n)
+        first, second = ti.min(cut_a, cut_b), ti.max(cut_a, cut_b)
+        begin = ti.select(part == 0, 0, ti.select(part == 1, first, second))
+        end = ti.select(part == 0, first, ti.select(part == 1, second, size.n))
+        to_a = ring_a + offset - ti.select(begin < cut_a, 0, size.length)
+        to_b = ring_b + offset + size.shift - ti.select(begin < cut_b, 0, size.length)
+        return begin, end, to_a, to_b
 
     @ti.func
     def scaling(work: ti.template(), notes, seats: ti.template(), run, step, size: ti.template()):
@@ -498,26 +506,27 @@ def lane_kernel(
     ):
         """Bring the two windowed frames to about 1: the real and the imaginary part of the transform's input."""
         sum_a, sum_b, between = lane(0), lane(0), lane(0)
-        i = 0
-        while i < size.n:
-            a = work[(ring_a + wrap(offset + i, size)) ^ zero]
-            b = work[(ring_b + wrap(offset + size.shift + i, size)) ^ zero]
-            sum_a += ti.abs(a * window[i])
-            sum_b += ti.abs(b * window[i])
-            if ti.static(not fixed):
-                between += ti.abs((a - b) * window[i])
-            i = (i + 1) ^ zero
+        for part in range(3):
+            i, end, to_a, to_b = stretch(part, ring_a, ring_b, offset, size)
+            while i < end:
+                a, b = work[(to_a + i) ^ zero], work[(to_b + i) ^ zero]
+                sum_a += ti.abs(a * window[i])
+                sum_b += ti.abs(b * window[i])
+                if ti.static(not fixed):
+                    between += ti.abs((a - b) * window[i])
+                i = (i + 1) ^ zero
         work[notes], work[notes + 1], work[notes + 6] = sum_a, sum_b, between
         scaling(work, notes, seats, run, step, size)
-        i = 0
-        while i < size.n:
-            at = (2 * (base + i)) ^ zero
-            scales = (notes + (i & zero)) ^ zero  # read each time, so that they come as vectors
-            a = work[(ring_a + wrap(offset + i, size)) ^ zero] * (work[scales] * window[i])
-            b = work[(ring_b + wrap(offset + size.shift + i, size)) ^ zero] * (work[scales + 1] * window[i])
-            # Read, though never used, as zero is 0: see above.
-            work[at], work[at + 1] = ti.select(zero == 0, a, work[at]), ti.select(zero == 0, b, work[at + 1])
-            i = (i + 1) ^ zero
+        for part in range(3):
+            i, end, to_a, to_b = stretch(part, ring_a, ring_b, offset, size)
+            while i < end:
+                at = (2 * (base + i)) ^ zero
+                scales = (notes + (i & zero)) ^ zero  # read each time, so that they come as vectors
+                a = work[(to_a + i) ^ zero] * (work[scales] * window[i])
+                b = work[(to_b + i) ^ zero] * (work[scales + 1] * window[i])
+                # Read, though never used, as zero is 0: see above.
+                work[at], work[at + 1] = ti.select(zero == 0, a, work[at]), ti.select(zero == 0, b, work[at + 1])
+                i = (i + 1) ^ zero
 
     @ti.func
     def overlap(work: ti.template(), base, sums_a, sums_b, offset, fresh, notes, window: ti.template(),
@@ -527,15 +536,16 @@ def lane_kernel(
         What belongs to the real part is in the imaginary parts of `work`: the swap that makes it an inverse transform.
         """
         begun = size.n if streams == 2 else size.shift  # from there on, the other frame has begun the elements of both
-        i = 0
-        while i < size.n:
-            z = (2 * (base + i)) ^ zero
-            a = (sums_a + wrap(offset + i, size)) ^ zero
-            b = (sums_b + wrap(offset + size.shift + i, size)) ^ zero
-            sounds = (notes + 4 + (i & zero)) ^ zero  # 0 for a silent frame: no rounding errors of the other one there
-            work[a] = ti.select(i < fresh or i >= begun, work[a], lane(0)) + work[z + 1] * (work[sounds] * window[i])
-            work[b] = ti.select(i + size.shift < fresh, work[b], lane(0)) + work[z] * (work[sounds + 1] * window[i])
-            i = (i + 1) ^ zero
+        for part in range(3):
+            i, end, to_a, to_b = stretch(part, sums_a, sums_b, offset, size)
+            while i < end:
+                z, a, b = (2 * (base + i)) ^ zero, (to_a + i) ^ zero, (to_b + i) ^ zero
+                sounds = (notes + 4 + (i & zero)) ^ zero  # 0 for a silent frame: no rounding errors of the other there
+                sum_a = ti.select(i < fresh or i >= begun, work[a], lane(0))
+                work[a] = sum_a + work[z + 1] * (work[sounds] * window[i])
+                sum_b = ti.select(i + size.shift < fresh, work[b], lane(0))
+                work[b] = sum_b + work[z] * (work[sounds + 1] * window[i])
+                i = (i + 1) ^ zero
 
     @ti.func
     def compare(work: ti.template(), base, notes, shares: ti.template(), pairs: ti.template(), goal: ti.template(),
