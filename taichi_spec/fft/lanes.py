@@ -21,8 +21,8 @@ imaginary part; a step has two frames, and the ring is N + hop long.
 
 Scaling: each frame is multiplied by a power of two that brings it to about 1. So |X|^2 neither overflows nor
 underflows, and the rounding errors of a loud frame do not leak into a quiet one that shares its transform; a silent
-frame has the spectrum 0 exactly, and so no gradient. The spectrum of one of two
-equal frames is taken to be that of the other as well: they have no distance, not even rounding.
+frame has the spectrum 0 exactly, and so no gradient. The spectrum of one of two equal frames is taken to be that of
+the other as well: they have no distance, not even rounding.
 """
 
 from functools import cache

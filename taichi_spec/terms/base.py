@@ -51,6 +51,9 @@ class BinTerm(Term):
     not an integer is written `real(0.1)` or `real(self.eps)`: a bare Python float takes Taichi's `default_fp`, which
     rounds it to float32 in a float64 loss.
 
+    On the CPU, `ti.log` and its like are a call of the C library for each number; `taichi_spec.logarithm.log_ratio` is
+    not.
+
     With the class attribute ``quantity = "power"``, a and b are |X|² and |Y|². With `bands`, they are the bands'
     magnitudes or powers, and negative only where the bands' matrix is; ``takes_negative = False`` refuses that.
     """
@@ -71,7 +74,8 @@ class SumsTerm(Term):
         parts                                                S_j = Σ_f Σ_k of the distance of parts[j]
         combine(self, S, real) -> value, ∂value/∂S           of the vector S of an item's sums
 
-    and every engine adds ∂value/∂S_j times the slopes of parts[j] in each bin, as it does for a `BinTerm`.
+    and every engine adds ∂value/∂S_j times the slopes of parts[j] in each bin, as it does for a `BinTerm`. Silence
+    makes a sum 0: what combine returns must be finite there.
     """
 
     parts: ClassVar[tuple[BinTerm, ...]] = ()
