@@ -100,17 +100,21 @@ class OursOnATape:
         return run
 
 
-def measure(run: Callable[[], None], repeats: int) -> tuple[float, float]:
-    """Median and spread (half of the range between the quartiles) in seconds."""
-    for _ in range(2):
+def measure(runs: list[Callable[[], None]], repeats: int) -> list[dict[str, float]]:
+    """Median and spread (half of the range between the quartiles) in seconds of each.
+
+    The runs take turns, so that what disturbs the machine for a while disturbs all of them.
+    """
+    for run in 2 * runs:
         run()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - began)
-    low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
-    return float(median), float(high - low) / 2
+    times = np.empty((len(runs), repeats))
+    for repeat in range(repeats):
+        for i, run in enumerate(runs):
+            began = time.perf_counter()
+            run()
+            times[i, repeat] = time.perf_counter() - began
+    quartiles = np.quantile(times, (0.25, 0.5, 0.75), axis=1).T
+    return [dict(seconds=median, spread=(high - low) / 2) for low, median, high in quartiles.tolist()]
 
 
 def free_memory(device: str) -> int | None:
@@ -125,17 +129,16 @@ def free_memory(device: str) -> int | None:
     return int(torch.cuda.mem_get_info()[0])
 
 
-def timed(prepare_run: Callable[[], Callable[[], None]], repeats: int, device: str) -> dict[str, Any]:
-    """Seconds and bytes of a run."""
+def prepared(prepare_run: Callable[[], Callable[[], None]], device: str) -> tuple[Callable[[], None], dict[str, int]]:
+    """A run, and the bytes that it needs: what memory pools keep was needed at the peak."""
     before = free_memory(device)
     run = prepare_run()
-    median, spread = measure(run, repeats)
-    result = dict(seconds=median, spread=spread)
-    if before is not None:
-        import torch
+    if before is None:
+        return run, {}
+    import torch
 
-        result["bytes"] = before - torch.cuda.mem_get_info()[0]  # what a pool keeps was needed at the peak
-    return result
+    run()
+    return run, dict(bytes=before - torch.cuda.mem_get_info()[0])
 
 
 def signals(n_samples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -154,11 +157,13 @@ def rows_of(
         if kind not in runner.kinds:
             continue
         try:
-            result = timed(lambda runner=runner: runner.prepare(kind, n_fft, x, y), repeats, device)
+            run, memory = prepared(lambda runner=runner: runner.prepare(kind, n_fft, x, y), device)
+            (result,) = measure([run], repeats)
         except Exception as error:  # a peer that runs out of memory is a finding, not the end of the run
             print(f"| {runner.name} | {type(error).__name__}: {str(error).splitlines()[0][:60]} |", flush=True)
             continue
-        rows.append(dict(kind=kind, n_fft=n_fft, n_samples=n_samples, name=runner.name, **result))
+        rows.append(dict(kind=kind, n_fft=n_fft, n_samples=n_samples, name=runner.name, **result, **memory))
+        del run
     first = f"n_fft {n_fft}, hop {n_fft // 4}, {n_samples} samples"
     print_table(f"{TITLES[kind]}, {first}", rows)
     return rows
@@ -180,10 +185,12 @@ def print_table(title: str, rows: list[dict[str, Any]]) -> None:
 def own_rows(
     title: str, n_samples: int, runs: dict[str, Callable[[], Callable[[], None]]], repeats: int, device: str
 ) -> list[dict[str, Any]]:
-    """Rows of runs by name, of value and both gradients."""
+    """Rows of runs by name, of value and both gradients, which take turns."""
+    ready = [prepared(run, device) for run in runs.values()]
+    results = measure([run for run, _ in ready], repeats)
     rows = [
-        dict(kind=title, n_fft=0, n_samples=n_samples, name=name, **timed(run, repeats, device))
-        for name, run in runs.items()
+        dict(kind=title, n_fft=0, n_samples=n_samples, name=name, **result, **memory)
+        for name, result, (_, memory) in zip(runs, results, ready, strict=True)
     ]
     print_table(f"{title}, {TITLES['both']}, {n_samples} samples", rows)
     return rows
@@ -217,10 +224,8 @@ def multi_resolution(n_samples: int, runners: list[Any], repeats: int) -> list[d
     for runner in runners:
         if "both" in runner.kinds:
             runs = [runner.prepare("both", n_fft, x, y) for n_fft in RESOLUTIONS]
-            median, spread = measure(lambda runs=runs: [run() for run in runs], repeats)
-            rows.append(
-                dict(kind="both", n_fft=0, n_samples=n_samples, name=runner.name, seconds=median, spread=spread)
-            )
+            (result,) = measure([lambda runs=runs: [run() for run in runs]], repeats)
+            rows.append(dict(kind="both", n_fft=0, n_samples=n_samples, name=runner.name, **result))
     print_table(f"multi-resolution {RESOLUTIONS}, {TITLES['both']}, {n_samples} samples", rows)
     return rows
 
