@@ -7,7 +7,16 @@ from taichi_spec.loss import SpectralLoss
 from taichi_spec.runtime import init
 from taichi_spec.stft import STFT
 from taichi_spec.target import Target
-from taichi_spec.terms import BinTerm, Complex, LogMagnitude, Magnitude, Power, SpectralConvergence, Transport
+from taichi_spec.terms import (
+    BinTerm,
+    Complex,
+    LogMagnitude,
+    Magnitude,
+    Power,
+    SpectralConvergence,
+    SumsTerm,
+    Transport,
+)
 
 __version__ = "0.1.0"
 
@@ -20,6 +29,7 @@ __all__ = [
     "Power",
     "SpectralConvergence",
     "SpectralLoss",
+    "SumsTerm",
     "Target",
     "Transport",
     "a_weighting",

@@ -3,7 +3,7 @@
 Terms compare quantities: magnitudes |X|, powers |X|² (of bins, or of bands: `measure`), or the spectra themselves.
 
 forward     S[b, j] = Σ_f Σ_k s_j(A, R)                        j: one column a `BinTerm`, `Complex` or `Transport`,
-            value_t = g_t(S)                                   two for `SpectralConvergence`, where g is not S itself
+            value_t = g_t(S)                                   several for a `SumsTerm`, where g is not S itself
             total   = Σ_t weight[b, t] · value_t
 backward    c[b, j] = weight[b, t] · ∂g_t/∂S[b, j]             found by the forward pass: `finish`
             ∂A      = upstream[b] Σ_j c[b, j] ∂s_j/∂A          `slopes`
@@ -18,30 +18,41 @@ import taichi as ti
 
 from taichi_spec.framing import counterpart
 from taichi_spec.polar import polar
-from taichi_spec.terms import BinTerm, Complex, SpectralConvergence, Term
+from taichi_spec.terms import BinTerm, Complex, SumsTerm, Term
 
 CHUNK = 128
 
 Parts = tuple[tuple[int, Any], ...]  # (column, what is summed there)
 
 
+def part_distance(parts: Parts, dtype: Any) -> Any:
+    """A `ti.func` (a, b, j) → φ, ∂φ/∂a, ∂φ/∂b of the magnitudes a and b: what parts[j] sums, j known to Taichi."""
+
+    @ti.func
+    def distance(a, b, j: ti.template()):
+        value, slope1, slope2 = ti.cast(0, dtype), ti.cast(0, dtype), ti.cast(0, dtype)
+        if ti.static(parts[j][1].quantity == "power"):
+            value, slope1, slope2 = parts[j][1].distance(a * a, b * b, dtype)
+            slope1, slope2 = slope1 * 2 * a, slope2 * 2 * b
+        else:
+            value, slope1, slope2 = parts[j][1].distance(a, b, dtype)
+        return value, slope1, slope2
+
+    return distance
+
+
 def distance_of(terms: tuple[BinTerm, ...], dtype: Any) -> Any:
     """A `ti.func` (a, b, weights) → φ, ∂φ/∂a, ∂φ/∂b of the magnitudes a and b: the weighted sum of the terms."""
+    part = part_distance(tuple(enumerate(terms)), dtype)
 
     @ti.func
     def distance(a, b, weights: ti.template()):
         phi, phi1, phi2 = ti.cast(0, dtype), ti.cast(0, dtype), ti.cast(0, dtype)
         for i in ti.static(range(len(terms))):
-            if ti.static(terms[i].quantity == "power"):
-                value, slope1, slope2 = terms[i].distance(a * a, b * b, dtype)
-                phi += weights[i] * value
-                phi1 += weights[i] * slope1 * 2 * a
-                phi2 += weights[i] * slope2 * 2 * b
-            else:
-                value, slope1, slope2 = terms[i].distance(a, b, dtype)
-                phi += weights[i] * value
-                phi1 += weights[i] * slope1
-                phi2 += weights[i] * slope2
+            value, slope1, slope2 = part(a, b, i)
+            phi += weights[i] * value
+            phi1 += weights[i] * slope1
+            phi2 += weights[i] * slope2
         return phi, phi1, phi2
 
     return distance
@@ -49,17 +60,23 @@ def distance_of(terms: tuple[BinTerm, ...], dtype: Any) -> Any:
 
 def columns_of(terms: tuple[Term, ...]) -> tuple[int, ...]:
     """The first column of each term's sums, and the number of columns."""
-    sizes = [len(term.parts) if isinstance(term, SpectralConvergence) else 1 for term in terms]
+    sizes = [len(term.parts) if isinstance(term, SumsTerm) else 1 for term in terms]
     return (0, *(int(i) for i in np.cumsum(sizes)))
 
 
-def bin_parts(terms: tuple[Term, ...], quantity: str) -> Parts:
-    """What is summed over the bins' magnitudes or powers."""
+def parts_of(terms: tuple[Term, ...], kind: type = Term) -> Parts:
+    """What terms of a kind sum over the bins' magnitudes and powers."""
     parts: list[tuple[int, Any]] = []
     for term, first in zip(terms, columns_of(terms), strict=False):
-        listed = (term,) if isinstance(term, BinTerm) else term.parts if isinstance(term, SpectralConvergence) else ()
-        parts += [(first + j, part) for j, part in enumerate(listed) if part.quantity == quantity]
+        if isinstance(term, kind):
+            listed = (term,) if isinstance(term, BinTerm) else term.parts if isinstance(term, SumsTerm) else ()
+            parts += [(first + j, part) for j, part in enumerate(listed)]
     return tuple(parts)
+
+
+def bin_parts(terms: tuple[Term, ...], quantity: str) -> Parts:
+    """What is summed over the bins' magnitudes, or powers."""
+    return tuple((column, part) for column, part in parts_of(terms) if part.quantity == quantity)
 
 
 def complex_parts(terms: tuple[Term, ...]) -> Parts:
@@ -157,7 +174,7 @@ def finish_kernel(terms: tuple[Term, ...], dtype: Any) -> Any:
         for b in range(sums.shape[0]):
             item = ti.cast(0, dtype)
             for t in ti.static(range(len(terms))):
-                if ti.static(isinstance(terms[t], SpectralConvergence)):
+                if ti.static(isinstance(terms[t], SumsTerm)):
                     S = ti.Vector([sums[b, j] for j in ti.static(range(columns[t], columns[t + 1]))])
                     value, slopes = terms[t].combine(S, dtype)
                     values[b, t] = weights[b, t] * value

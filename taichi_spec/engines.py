@@ -17,17 +17,16 @@ from taichi_spec.fft.lanes import LanesEngine
 from taichi_spec.fft.memory import MemoryDFT
 from taichi_spec.resolutions import Items, Resolution, check_resolutions
 from taichi_spec.runtime import arch_name
-from taichi_spec.several import SumEngine
+from taichi_spec.several import sum_of
 from taichi_spec.staged import BlockTransform, StagedEngine, spectra_held
 from taichi_spec.stft import STFT, check_integer
 from taichi_spec.strategies import WAYS_BACK, check_per_bin
 from taichi_spec.target import FixedTarget, Target
-from taichi_spec.terms import BinTerm, Complex, Magnitude, Term, as_terms
+from taichi_spec.terms import BinTerm, Complex, Magnitude, SumsTerm, Term, as_terms
 
 ENGINES = ("auto", "direct", "fft")
 REDUCTIONS = ("sum", "mean", "none")
 SCRATCH_BYTES = 2**28
-BLOCKS_ARCHS = ("vulkan",)  # CUDA joins once tests/test_blocks.py has passed there: Taichi merges shared reads on it
 DIRECT_BELOW = 32  # up to here the direct DFT is as fast as an FFT through memory
 
 
@@ -105,10 +104,15 @@ class Options:
         return self.resolution.stft
 
     @property
+    def is_on_bins(self) -> bool:
+        """Whether all that is asked for is whole bins' sums, or functions of them, for the fused engines to do."""
+        whole = self.resolution.bands is None and self.resolution.bin_weights is None and self.items.lengths is None
+        return whole and self.zero_phase is None and all(isinstance(term, BinTerm | SumsTerm) for term in self.terms)
+
+    @property
     def is_plain(self) -> bool:
-        """Whether all that is asked for is sums over bins of what a `BinTerm` says, for any engine to do."""
-        on_bins = self.resolution.bands is None and self.resolution.bin_weights is None and self.zero_phase is None
-        return on_bins and self.items == Items() and all(isinstance(term, BinTerm) for term in self.terms)
+        """Whether, beyond that, all are sums of what a `BinTerm` says, for any way back to do."""
+        return self.is_on_bins and self.items == Items() and all(isinstance(term, BinTerm) for term in self.terms)
 
     @property
     def needs_phase(self) -> bool:
@@ -151,7 +155,7 @@ def make_engine(
             if target.kind == "magnitudes" and each.needs_phase:
                 raise ValueError(f"target must be a signal for zero_phase='target' or Complex, got {target!r}")
     engines = [_make_one(each, dtype, is_field, batch, n_samples, target) for each in options]
-    return engines[0] if len(engines) == 1 else SumEngine(engines, dtype, batch)
+    return engines[0] if len(engines) == 1 else sum_of(engines, dtype, batch)
 
 
 def _make_one(
@@ -163,12 +167,11 @@ def _make_one(
         check_per_bin(batch, stft.n_frames(n_samples), stft.n_fft, dtype, options.scratch_bytes)
     analysed = None if target is None else _analyse(target, options, dtype, batch)
     weights = options.term_weights(batch, n_samples)
-    if options.is_plain and options.dft is MemoryDFT:
+    if options.is_on_bins and options.dft is MemoryDFT:
         magnitudes = None if analysed is None else upload(analysed, dtype)
         Engine = _fused_engine(stft, dtype, batch, n_samples, magnitudes)
         if Engine is not None:
-            terms = tuple(term for term in options.terms if isinstance(term, BinTerm))
-            engine: FusedEngine = Engine(stft, dtype, is_field, batch, n_samples, terms, weights[0], magnitudes)
+            engine: FusedEngine = Engine(stft, dtype, is_field, batch, n_samples, options.terms, weights, magnitudes)
             return engine
     bands = None if resolution.bands is None else resolution.bands.array
     fixed = None if analysed is None else FixedTarget(analysed, bands, dtype)
@@ -182,7 +185,7 @@ def _fused_engine(stft: STFT, dtype: Any, batch: int, n_samples: int, magnitudes
     """The class that does signals of these sizes in one pass on this device, or None."""
     if arch_name() == "cpu":
         return LanesEngine
-    if arch_name() in BLOCKS_ARCHS and blocks.supports(stft, dtype, batch, n_samples, magnitudes):
+    if blocks.supports(stft, dtype, batch, n_samples, magnitudes):
         return blocks.BlocksEngine
     return None
 

@@ -16,13 +16,15 @@ class Launcher:
     """
 
     def __init__(self, kernel: Any) -> None:
-        self.kernel, self.graph, self.names = kernel, None, ()
+        self.kernel = kernel
+        self.graph: Any = None
+        self.names: tuple[str, ...] = ()
 
     def __call__(self, *arguments: Any) -> None:
         """Launches the kernel."""
         if self.graph is None:
             self._build(arguments)
-        self.graph.run(dict(zip(self.names, arguments)))  # type: ignore[attr-defined]
+        self.graph.run(dict(zip(self.names, arguments)))
 
     def _build(self, arguments: tuple[Any, ...]) -> None:
         self.names = tuple(f"a{i}" for i in range(len(arguments)))

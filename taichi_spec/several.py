@@ -8,10 +8,55 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import upload
+from taichi_spec.fft.fused import FusedEngine, add_scaled_kernel
+from taichi_spec.launch import Launcher
+
+
+def sum_of(engines: list[Any], dtype: Any, batch: int) -> Any:
+    """The engine whose loss is the sum of several engines' losses."""
+    if all(isinstance(engine, FusedEngine) for engine in engines):
+        return FusedSum(engines)
+    return SumEngine(engines, dtype, batch)
+
+
+class FusedSum(FusedEngine):
+    """The sum of fused engines' losses: one pair of gradients is kept, not one for each engine."""
+
+    def __init__(self, engines: list[FusedEngine]) -> None:
+        one = engines[0]
+        super().__init__(one.dtype, one.is_field, one.batch, one.n_samples, one.fixed)
+        self.engines = engines
+        self.part = ti.ndarray(one.dtype, (one.batch,))
+        self.ones = upload(np.ones(one.batch), one.dtype)  # (B,)
+        self.add_part, self.add_gradient = Launcher(add_kernel()), Launcher(add_scaled_kernel(False))
+        self.part_gradients: list[Any] = []  # (B, T) each, made when first needed
+
+    def evaluate(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
+        """The first engine writes value and gradients, the others' are added one after the other."""
+        self.engines[0].evaluate(x, y, total, grad_x, grad_y)
+        parts = [None if grad is None else part for grad, part in zip((grad_x, grad_y), self._parts(grad_x))]
+        for engine in self.engines[1:]:
+            engine.evaluate(x, y, self.part, *parts)
+            self.add_part(self.part, total)
+            for part, grad in zip(parts, (grad_x, grad_y), strict=True):
+                if grad is not None:
+                    self.add_gradient(part, self.ones, grad)
+
+    def shares(self) -> NDArray[Any]:
+        """Each term's share of the last value, summed over the engines  # (B, terms)"""
+        shares: NDArray[Any] = np.sum([engine.shares() for engine in self.engines], axis=0)
+        return shares
+
+    def _parts(self, grad_x: Any) -> tuple[Any, Any]:
+        if grad_x is None:
+            return None, None
+        while len(self.part_gradients) < (1 if self.fixed else 2):
+            self.part_gradients.append(ti.ndarray(self.dtype, (self.batch, self.n_samples)))
+        return self.part_gradients[0], self.part_gradients[-1]
 
 
 class SumEngine:
-    """The sum of several engines' losses, with the interface of one."""
+    """The sum of several engines' losses, whichever they are."""
 
     def __init__(self, engines: list[Any], dtype: Any, batch: int) -> None:
         self.engines = engines

@@ -164,6 +164,30 @@ def test_a_users_own_term():
     assert error(grads[1], expected_grads[1]) < 1e-5
 
 
+def test_functions_of_sums_and_weighted_items():
+    """Two passes, the first for the sums; of items with weights of their own, one of them silent."""
+    terms = (ts.Magnitude(p=1, weight=0.1), ts.SpectralConvergence(weight=30.0), ts.LogMagnitude(eps=0.5))
+    x, y = signals(8, 3, 700, dtype=np.float32)
+    x[1] = 0
+    weights = np.array([1.0, -2.0, 0.5])
+    options = dict(stft=SMALL, terms=terms, item_weights=weights, reduction="none")
+    values, grads = ts.value_and_grad(x, y, wrt="both", **options)
+    assert isinstance(used(), blocks.BlocksEngine)
+    shares = used().shares()
+    expected = ts.reference.value_and_grad(x, y, SMALL, terms)
+    assert values == pytest.approx(weights * expected[0], rel=1e-5)
+    for b, t in np.ndindex(shares.shape):
+        part = ts.reference.value_and_grad(x[b], y[b], SMALL, terms[t : t + 1])[0]
+        assert shares[b, t] == pytest.approx(weights[b] * part, rel=1e-5)
+    magnitudes = ts.Target.from_magnitudes(np.abs(ts.reference.stft(y, SMALL)).astype(np.float32))
+    fixed_values, fixed_grad = ts.value_and_grad(x, magnitudes, **options)
+    assert isinstance(used(), blocks.BlocksEngine)
+    assert fixed_values == pytest.approx(values, rel=1e-5)
+    for b, weight in enumerate(weights):
+        for grad, right in ((grads[0], expected[1]), (grads[1], expected[2]), (fixed_grad, expected[1])):
+            assert error(grad[b], weight * right[b]) < 1e-4 or not right[b].any()
+
+
 def contents(dtype):
     noise = np.random.default_rng(0).standard_normal(500)
     made = dict(silence=0 * noise, constant=np.ones(500), noise=noise, tiny=1e-20 * noise, huge=1e18 * noise)

@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from taichi.lang.impl import expr_init as hold  # evaluates an expression here, once, and gives it a name
 
 from taichi_spec.arrays import itemsize, upload
-from taichi_spec.bins import distance_of
-from taichi_spec.fft.fused import FusedEngine
+from taichi_spec.bins import Parts, part_distance
+from taichi_spec.fft.fused import BinEngine
 from taichi_spec.framing import annotation
 from taichi_spec.launch import Launcher
 from taichi_spec.runtime import arch_name
 from taichi_spec.stft import STFT
-from taichi_spec.terms import BinTerm, unweighted
+from taichi_spec.terms import Term
 
 MAX_KNOWN = 2**30  # `known` keeps so many bits of an index
 MAX_INDEX = 2**31 - 2**17  # of an array: indices are i32, and steps beyond its end must not wrap round
@@ -195,20 +195,20 @@ def dft(values, pairs, dtype):
 
 @cache
 def fused_kernel(
-    layout: Layout, dtype: Any, terms: tuple[BinTerm, ...], is_field: bool, fixed: bool, gradient: bool, edges: str
+    layout: Layout, dtype: Any, parts: Parts, is_field: bool, fixed: bool, gradient: bool, edges: str
 ) -> Any:
     """The fused pass as one kernel.
 
     Args:
         layout: how a frame lies on threads.
         dtype: ti.f32 or ti.f64.
-        terms: what is summed over the bins, with weight 1; the weights are an argument of the kernel.
+        parts: what is summed over the bins, and in which column.
         is_field: whether the signals are fields or ndarrays; the gradients are ndarrays (B, T).
         fixed: whether y is not a signal but magnitudes in a flat array; two frames of x share a transform then.
         gradient: whether to make the gradients too.
         edges: "reflect", "constant" or "none".
     """
-    distance = distance_of(terms, dtype)
+    distance, C = part_distance(parts, dtype), len(parts)
     N, H, R, T = layout.n_fft, layout.hop, layout.points, layout.threads
     TEAMS, BLOCK, CELLS, OVERLAP = layout.teams, layout.block, layout.cells, layout.overlap
     RADICES, STRIDES, OFFSETS = layout.radices, layout.strides, layout.offsets
@@ -491,24 +491,22 @@ def fused_kernel(
         )
 
     @ti.func
-    def both(a: ti.template(), b: ti.template(), weights: ti.template()):
-        value, da, db = distance(a, b, weights)
+    def both(a: ti.template(), b: ti.template(), j: ti.template()):
+        value, da, db = distance(a, b, j)
         return value, da, db
 
     @ti.func
-    def against(
-        first: ti.template(), second: ti.template(), a: ti.template(), b: ti.template(), weights: ti.template()
-    ):
-        value0, da, _ = distance(a, first, weights)
-        value1, db, _ = distance(b, second, weights)
+    def against(first: ti.template(), second: ti.template(), a: ti.template(), b: ti.template(), j: ti.template()):
+        value0, da, _ = distance(a, first, j)
+        value1, db, _ = distance(b, second, j)
         return value0, value1, da, db
 
     @ti.kernel
     def fused(x: Signal, y: Values if fixed else Signal, gx: Matrix, gy: Matrix, table: Values, halo: Pairs,
-              edge: Matrix, partial: Values, loss: Values, weights: Values, items: ti.i32, length: ti.i32,
+              edge: Matrix, partial: Values, sums: Matrix, coefficients: Matrix, items: ti.i32, length: ti.i32,
               frames: ti.i32, runs: ti.i32, steps: ti.i32, item_stride: ti.i32, frame_stride: ti.i32,
               ways: ti.i32, zero: ti.i32):  # fmt: skip
-        """Loss per item and gradients. ways: 2 with gradients, else 1; zero: 0, which the compiler is not to know."""
+        """Sums of each item and gradients. ways: 2 with gradients, else 1; zero: 0, which the compiler is not to know."""
         # 1. every run of frames, by one team. The bounds of all loops are constants: others take a launch to find out.
         ti.loop_config(block_dim=BLOCK)
         for i in range(GRID * T):
@@ -521,8 +519,11 @@ def fused_kernel(
                 run = first_run + which
                 b = ti.raw_div(run, runs)
                 c = run - b * runs
-                row = ti.min(b, items - 1)  # the last block may have teams without an item: they read, but write nothing
-                total = ti.cast(0, dtype)
+                row = ti.min(
+                    b, items - 1
+                )  # the last block may have teams without an item: they read, but write nothing
+                factors = [coefficients[row, ti.static(parts[j][0])] for j in ti.static(range(C))]
+                total = [ti.cast(0, dtype) for _ in ti.static(range(C))]
                 wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES) if REGISTERS else 0))]
                 if ti.static(gradient and not REGISTERS):
                     n = t
@@ -551,8 +552,9 @@ def fused_kernel(
                             balance(re, im, sm, team, t, scale)
                         else:
                             found = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale,
-                                             weights, zero)  # fmt: skip
-                            total += ti.select(live, found, ti.cast(0, dtype))
+                                             factors, zero)  # fmt: skip
+                            for j in ti.static(range(C)):
+                                total[j] += ti.select(live, found[j], ti.cast(0, dtype))
                         flip = way * ti.static(BACK * TURN)
                         done = ti.static(transform(re, im, sm, team + flip, team + (TURN - flip), t, table, zero))
                         for m in ti.static(range(R)):
@@ -560,8 +562,9 @@ def fused_kernel(
                             im[m] = done[m][1]
                     if ti.static(not gradient):
                         found = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale,
-                                         weights, zero)  # fmt: skip
-                        total += ti.select(live, found, ti.cast(0, dtype))
+                                         factors, zero)  # fmt: skip
+                        for j in ti.static(range(C)):
+                            total[j] += ti.select(live, found[j], ti.cast(0, dtype))
                     else:
                         # The gradient at a silent frame is 0, not the other one's rounding.
                         if scale[2] == 0:
@@ -604,31 +607,34 @@ def fused_kernel(
                         left_x, left_y = fetch(sm, team + (padded(n) if ti.static(REGISTERS) else CARRY + n))
                         halo[run * OVERLAP + n] = ti.Vector([left_x, left_y])
                         n += T
-                # the team's loss, its threads always added in the same order
-                sync()
-                store(sm, team + t, total, total)
-                s = T // 2 + zero  # + 0, as in load_frames
-                while s > 0:
+                # the team's sums, its threads always added in the same order
+                for j in ti.static(range(C)):
+                    here = team + t + j * zero  # as in transform
                     sync()
-                    if t < s:
-                        ours, unused = fetch(sm, team + t)
-                        theirs, _ = fetch(sm, team + t + s)
-                        store(sm, team + t, ours + theirs, unused)
-                    s = s >> 1
-                if t == 0 and b < items:
-                    whole, unused = fetch(sm, team)
-                    partial[run] = whole
+                    store(sm, here, total[j], total[j])
+                    s = T // 2 + zero  # + 0, as in load_frames
+                    while s > 0:
+                        sync()
+                        if t < s:
+                            ours, unused = fetch(sm, here)
+                            theirs, _ = fetch(sm, here + s)
+                            store(sm, here, ours + theirs, unused)
+                        s = s >> 1
+                    if t == 0 and b < items:
+                        whole, unused = fetch(sm, here)
+                        partial[run * C + j] = whole
                 sync()
                 first_run += GRID
-        # 2. the loss of each item, by one block; what runs left over, onto where the next runs wrote, by the others
+        # 2. the sums of each item, by one block; what runs left over, onto where the next runs wrote, by the others
         ti.loop_config(block_dim=128)
         for i in range((128 + GRID if gradient else 128) * 128):
-            sums = ti.simt.block.SharedArray((128,), dtype)
+            shared = ti.simt.block.SharedArray((128 * C,), dtype)
             t = i & 127
             b = i >> 7
             if b < 128:
                 while b < items:
-                    add_runs(partial, loss, sums, b, runs, t)
+                    for j in ti.static(range(C)):
+                        add_runs(partial, sums, shared, b, j, runs, t)
                     b += 128
             elif ti.static(gradient):
                 seam = b - 128
@@ -645,21 +651,22 @@ def fused_kernel(
                     q += GRID * 16
 
     @ti.func
-    def add_runs(partial: ti.template(), loss: ti.template(), sums: ti.template(), b, runs, t):
-        """loss[b], the sum of its runs, by the 128 threads t of a block."""
+    def add_runs(partial: ti.template(), sums: ti.template(), shared: ti.template(), b, j: ti.template(), runs, t):
+        """A sum of item b, over its runs, by the 128 threads t of a block."""
         total = ti.cast(0, dtype)
         c = t
         while c < runs:
-            total += partial[b * runs + c]
+            total += partial[(b * runs + c) * C + j]
             c += 128
+        at = t + ti.static(128 * j)
         ti.simt.block.sync()  # until all have read the item before
-        sums[t] = total
+        shared[at] = total
         for s in ti.static((64, 32, 16, 8, 4, 2, 1)):
             ti.simt.block.sync()
             if t < s:
-                sums[t] = sums[t] + sums[t + s]
+                shared[at] = shared[at] + shared[at + s]
         if t == 0:
-            loss[b] = sums[0]
+            sums[b, ti.static(parts[j][0])] = shared[at]
 
     @ti.func
     def add_left_over(gx: ti.template(), gy: ti.template(), halo: ti.template(), edge: ti.template(), run, runs,
@@ -673,9 +680,8 @@ def fused_kernel(
         n = t
         while n < count:
             sx, sy = ti.cast(0, dtype), ti.cast(0, dtype)
-            if ti.static(OVERLAP > 0):
-                if n < OVERLAP:
-                    sx, sy = left_over(halo, run, ti.min(c, (OVERLAP - 1 - n) // advance), n, advance)
+            if n < OVERLAP:
+                sx, sy = left_over(halo, run, ti.min(c, (OVERLAP - 1 - n) // advance), n, advance)
             put([gx] if ti.static(fixed) else [gx, gy], edge, b, start + n, length, [sx, sy], not last)
             n += 128
 
@@ -745,12 +751,12 @@ def fused_kernel(
     def spectral(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
                  t: ti.template(), row: ti.template(), f: ti.template(), frames: ti.template(), y: ti.template(),
                  item_stride: ti.template(), frame_stride: ti.template(), scale: ti.template(),
-                 weights: ti.template(), zero: ti.template()):  # fmt: skip
+                 factors: ti.template(), zero: ti.template()):  # fmt: skip
         """Distance of every bin; re and im become the gradients' spectrum, exchanged for the way back.
 
         A loop over bins t + T m and their mirrors, of which bins 0 and N / 2 are their own.
         """
-        loss = ti.cast(0, dtype)
+        sums = [ti.cast(0, dtype) for _ in ti.static(range(C))]
         row0 = (row * item_stride + ti.min(f, frames - 1) * frame_stride + t) & 0x3FFFFFFF
         row1 = (row * item_stride + ti.min(f + 1, frames - 1) * frame_stride + t) & 0x3FFFFFFF
         second = f + 1 < frames
@@ -767,11 +773,12 @@ def fused_kernel(
                 bins = ti.static((fetch(sm, here), fetch(sm, there)))
                 later = ti.min(2 * T + k, N // 2) - t
                 then = ti.static(target(y, row0 + later, row1 + later))
-                found, low, high = ti.static(two_bins(*bins, measure(now, second, weights), scale))
+                found, low, high = ti.static(two_bins(bins[0], bins[1], measure(now, second, factors), scale))
                 for part in ti.static(range(len(now))):
                     now[part] = soon[part]
                     soon[part] = then[part]
-                loss += found
+                for j in ti.static(range(C)):
+                    sums[j] += found[j]
                 if ti.static(gradient):
                     if k & ti.static(N // 2 - 1) == 0:
                         store(sm, here, 2 * low[1], 2 * low[0])
@@ -784,20 +791,30 @@ def fused_kernel(
             for m in ti.static(range(R)):
                 re[m] = cells[m][0]
                 im[m] = cells[m][1]
-        return loss
+        return sums
 
     def target(y, at0, at1):
         """A target's magnitudes in both frames, if fixed. They take long to come, so are asked for two bins ahead."""
         return [hold(read(y, at0)), hold(read(y, at1))] if fixed else []
 
-    def measure(target, second, weights):
-        """A function of two magnitudes: value and both derivatives. `second`: whether there is a second frame."""
-        if not fixed:
-            return lambda a, b: both(a, b, weights)
+    def measure(target, second, factors):
+        """A function of two magnitudes: the parts' values, and both derivatives of all, each times its factor.
+
+        `second`: whether there is a second frame.
+        """
+
+        def part(a, b, j):
+            if not fixed:
+                return both(a, b, j)
+            value0, value1, da, db = against(*target, a, b, j)
+            return hold(value0 + ti.select(second, value1, ti.cast(0, dtype))), da, db
 
         def found(a, b):
-            value0, value1, da, db = against(*target, a, b, weights)
-            return hold(value0 + ti.select(second, value1, ti.cast(0, dtype))), da, db
+            values, slopes_a, slopes_b = zip(*[part(a, b, j) for j in range(C)])
+            da, db = (hold(factors[0] * slopes[0]) for slopes in (slopes_a, slopes_b))
+            for factor, slope_a, slope_b in list(zip(factors, slopes_a, slopes_b))[1:]:
+                da, db = hold(da + factor * slope_a), hold(db + factor * slope_b)
+            return values, da, db
 
         return found
 
@@ -922,7 +939,7 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, fixed: Any = No
     return fits and (fixed is None or prod(fixed.shape) <= MAX_KNOWN)
 
 
-class BlocksEngine(FusedEngine):
+class BlocksEngine(BinEngine):
     """Loss and gradients of signals of one shape, on a GPU, in one pass.
 
     Args:
@@ -930,24 +947,24 @@ class BlocksEngine(FusedEngine):
         dtype: ti.f32 or ti.f64, of the signals.
         is_field: whether signals are fields or ndarrays.
         batch, n_samples: B and T.
-        terms: what is summed over the bins.
-        weights: what each term is multiplied by  # (terms,)
+        terms: sums over the bins, or functions of them.
+        weights: what each term of each item is multiplied by  # (B, terms)
         fixed: the target's magnitudes, an ndarray (B or 1, F or 1, K), or None if the target is a signal.
     """
 
     def __init__(self, stft: STFT, dtype: Any, is_field: bool, batch: int, n_samples: int,
-                 terms: tuple[BinTerm, ...], weights: NDArray[np.float64], fixed: Any) -> None:  # fmt: skip
-        super().__init__(dtype, is_field, batch, n_samples, weights, fixed is not None)
+                 terms: tuple[Term, ...], weights: NDArray[np.float64], fixed: Any) -> None:  # fmt: skip
+        super().__init__(dtype, is_field, batch, n_samples, terms, weights, fixed is not None)
         layout = choose(stft.n_fft, stft.hop_length, dtype, arch_name())
         assert layout is not None  # as `supports` said
         self.edges = stft.pad_mode if stft.center else "none"
-        self.layout, self.terms = layout, unweighted(terms)
-        self.launchers: dict[bool, Any] = {}  # by whether they make gradients
+        self.layout = layout
         self.sizes = sizes = Sizes.of(stft, batch, n_samples, 1 + self.fixed)
         self.table = upload(layout.table(stft.window_table).ravel(), dtype)
         self.halo = ti.Vector.ndarray(2, dtype, max(1, batch * sizes.runs * layout.overlap))
         self.edge = ti.ndarray(dtype, (2 * batch, stft.n_fft) if self.edges == "reflect" else (1, 1))
-        self.partial = ti.ndarray(dtype, batch * sizes.runs)
+        self.partial = ti.ndarray(dtype, batch * sizes.runs * len(self.parts))
+        self.passes: dict[tuple[Parts, bool], Any] = {}
         self.goal, self.strides = None, (0, 0)
         if self.fixed:
             items, frames, bins = fixed.shape
@@ -955,22 +972,22 @@ class BlocksEngine(FusedEngine):
             _flatten(fixed, self.goal)
             self.strides = frames * bins * (items > 1), bins * (frames > 1)
 
-    def _run(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
+    def _pass(self, parts: Parts, gradient: bool) -> Any:
+        """What runs a pass: a kernel on fields, which are compiled into it, is called as it is."""
+        if (parts, gradient) not in self.passes:
+            run = fused_kernel(self.layout, self.dtype, parts, self.is_field, self.fixed, gradient, self.edges)
+            self.passes[parts, gradient] = run if self.is_field else Launcher(run)
+        return self.passes[parts, gradient]
+
+    def _run(self, x: Any, y: Any, grad_x: Any, grad_y: Any, parts: Parts) -> None:
         backward = grad_x is not None
         unused = self.edge  # an array where the kernel writes none
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
         sizes = self.sizes
-        run = self._launcher(backward)
-        run(x, self.goal if self.fixed else y, *gradients, self.table, self.halo, self.edge, self.partial, total,
-            self.weights, self.batch, self.n_samples, sizes.frames, sizes.runs, sizes.steps, *self.strides,
+        self._pass(parts, backward)(
+            x, self.goal if self.fixed else y, *gradients, self.table, self.halo, self.edge, self.partial, self.sums,
+            self.coefficients, self.batch, self.n_samples, sizes.frames, sizes.runs, sizes.steps, *self.strides,
             1 + backward, 0)  # fmt: skip
-
-    def _launcher(self, backward: bool) -> Any:
-        """What runs the pass: fields are compiled into the kernel, so that it is called as it is."""
-        if backward not in self.launchers:
-            run = fused_kernel(self.layout, self.dtype, self.terms, self.is_field, self.fixed, backward, self.edges)
-            self.launchers[backward] = run if self.is_field else Launcher(run)
-        return self.launchers[backward]
 
 
 @ti.kernel

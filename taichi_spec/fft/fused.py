@@ -1,6 +1,6 @@
 """What the fused engines share: one pass makes value and gradients, and what a tape's backward needs is kept.
 
-forward     total[b] ← L[b],  kept ← ∂L/∂x, ∂L/∂y          one pass over the signals
+forward     total[b] ← L[b],  kept ← ∂L/∂x, ∂L/∂y          one pass over the signals, or two: see `BinEngine`
 backward    ∂x[b, s] += upstream[b] · kept[b, s]
 """
 
@@ -13,34 +13,29 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import upload
+from taichi_spec.bins import Parts, columns_of, finish_kernel, parts_of
 from taichi_spec.framing import add, annotation
+from taichi_spec.launch import Launcher
+from taichi_spec.terms import SumsTerm, Term, unweighted
 
 
 class FusedEngine(ABC):
-    """An engine whose `_run` computes value and gradients together.
+    """An engine whose `evaluate` computes value and gradients together.
 
     Args:
         dtype: ti.f32 or ti.f64, of the signals.
         is_field: whether signals are fields or ndarrays.
         batch, n_samples: B and T.
-        weights: what each term is multiplied by  # (terms,)
         fixed: whether the target is an array of magnitudes, which has no gradient.
     """
 
-    def __init__(self, dtype: Any, is_field: bool, batch: int, n_samples: int, weights: NDArray[np.float64],
-                 fixed: bool) -> None:  # fmt: skip
+    def __init__(self, dtype: Any, is_field: bool, batch: int, n_samples: int, fixed: bool) -> None:
         self.dtype, self.is_field, self.batch, self.n_samples, self.fixed = dtype, is_field, batch, n_samples, fixed
-        self.weights = upload(weights, dtype)
-        self._signals: tuple[Any, Any] = (None, None)  # of the last pass
         self.kept: list[Any] = []  # ∂L/∂x and ∂L/∂y, (B, T) each, made by the first forward in a tape
 
     def forward(self, x: Any, y: Any, total: Any, keep: bool) -> None:
         """total[b] ← L[b]; y is None where the target is fixed. `keep`: a backward follows."""
-        self._signals = x, y
-        if keep:
-            self.value_and_grad(x, y, total, *self._kept())
-        else:
-            self._run(x, y, total, None, None)
+        self.evaluate(x, y, total, *(self._kept() if keep else (None, None)))
 
     def backward(self, x: Any, y: Any, grad_x: Any, grad_y: Any, upstream: Any) -> None:
         """grad_x += upstream[b] ∂L/∂x as the last `forward` kept it, and grad_y likewise; either may be None."""
@@ -53,28 +48,11 @@ class FusedEngine(ABC):
 
         The pass makes both: one that is not asked for goes to memory of the engine's own.
         """
-        self._signals = x, y
         if grad_x is None:
             grad_x = self._kept()[0]
         if grad_y is None and not self.fixed:
             grad_y = self._kept()[1]
-        self._run(x, y, total, grad_x, grad_y)
-
-    def shares(self) -> NDArray[Any]:
-        """Each term's share of the loss, weights included, of the signals of the last pass  # (B, terms)
-
-        The pass sums the terms before it sums over the bins, so a share is computed when it is asked for: the value
-        alone, with the other terms' weights 0.
-        """
-        weights = self.weights
-        shares = np.empty((self.batch, weights.shape[0]))
-        total = ti.ndarray(self.dtype, (self.batch,))
-        for t, weight in enumerate(weights.to_numpy()):
-            self.weights = upload(np.where(np.arange(len(shares[0])) == t, weight, 0), self.dtype)
-            self._run(*self._signals, total, None, None)
-            shares[:, t] = total.to_numpy()
-        self.weights = weights
-        return shares
+        self.evaluate(x, y, total, grad_x, grad_y)
 
     def _kept(self) -> tuple[Any, Any]:
         while len(self.kept) < (1 if self.fixed else 2):
@@ -82,8 +60,64 @@ class FusedEngine(ABC):
         return self.kept[0], None if self.fixed else self.kept[1]
 
     @abstractmethod
-    def _run(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
+    def evaluate(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
         """total[b] ← L[b] and, unless grad_x is None, the gradients ← those of L. y and grad_y: None if fixed."""
+
+    @abstractmethod
+    def shares(self) -> NDArray[Any]:
+        """Each term's share of the last value, weights included  # (B, terms)"""
+
+
+class BinEngine(FusedEngine):
+    """A fused engine for terms that are sums over bins, or functions of such sums.
+
+        S[b, j]   = Σ_f Σ_k s_j(|X|, |Y|)                      by a pass, `_run`
+        L[b]      = Σ_t weight[b, t] · g_t(S)                  `finish`: a few numbers an item
+        c[b, j]   = weight[b, t] · ∂g_t/∂S_j                   `finish`
+        ∂L/∂|X|   = Σ_j c[b, j] ∂s_j/∂|X|                      by the same pass that makes S, if c is known before it
+
+    Where g_t is S itself, c is the weight. The c of a `SumsTerm` needs its sums first: a pass of the value alone, with
+    no way back and no other term, comes before.
+
+    Args:
+        dtype, is_field, batch, n_samples, fixed: as in `FusedEngine`.
+        terms: what is summed.
+        weights: of each term and item  # (B, terms)
+    """
+
+    def __init__(self, dtype: Any, is_field: bool, batch: int, n_samples: int, terms: tuple[Term, ...],
+                 weights: NDArray[np.float64], fixed: bool) -> None:  # fmt: skip
+        super().__init__(dtype, is_field, batch, n_samples, fixed)
+        terms = unweighted(terms)
+        self.parts = parts_of(terms)
+        self.first_parts = parts_of(terms, SumsTerm)
+        self.sums, self.coefficients = (ti.ndarray(dtype, (batch, columns_of(terms)[-1])) for _ in range(2))
+        self.values = ti.ndarray(dtype, (batch, len(terms)))
+        self.weights = upload(weights, dtype)  # (B, terms)
+        self._finish_kernel = Launcher(finish_kernel(terms, dtype))
+        self.sums.fill(0)
+        self._total = ti.ndarray(dtype, (batch,))
+        self._finish(self._total)
+
+    def evaluate(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
+        """As `FusedEngine` says."""
+        if grad_x is not None and self.first_parts:
+            self._run(x, y, None, None, self.first_parts)
+            self._finish(self._total)
+        self._run(x, y, grad_x, grad_y, self.parts)
+        self._finish(total)
+
+    def shares(self) -> NDArray[Any]:
+        """As `FusedEngine` says."""
+        shares: NDArray[Any] = self.values.to_numpy()
+        return shares
+
+    def _finish(self, total: Any) -> None:
+        self._finish_kernel(self.sums, self.weights, self.coefficients, self.values, total)
+
+    @abstractmethod
+    def _run(self, x: Any, y: Any, grad_x: Any, grad_y: Any, parts: Parts) -> None:
+        """self.sums[b, column] ← those of `parts` and, unless grad_x is None, the gradients by self.coefficients."""
 
 
 @cache

@@ -21,7 +21,8 @@ imaginary part; a step has two frames, and the ring is N + hop long.
 
 Scaling: each frame is multiplied by a power of two that brings it to about 1. So |X|^2 neither overflows nor
 underflows, and the rounding errors of a loud frame do not leak into a quiet one that shares its transform; a silent
-frame has the spectrum 0 exactly, and so no gradient.
+frame has the spectrum 0 exactly, and so no gradient. The spectrum of one of two equal frames is taken to be that of
+the other as well: they have no distance, not even rounding.
 """
 
 from functools import cache
@@ -33,17 +34,18 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import upload, upload_integers
-from taichi_spec.bins import distance_of
+from taichi_spec.bins import Parts, part_distance
 from taichi_spec.fft.butterflies import butterflies
-from taichi_spec.fft.fused import FusedEngine
+from taichi_spec.fft.fused import BinEngine
 from taichi_spec.fft.plan import Bluestein, Plan, factorise, is_smooth, smooth_size
 from taichi_spec.stft import STFT
-from taichi_spec.terms import BinTerm, unweighted
+from taichi_spec.terms import Term
 
 VECTOR_BYTES = 32  # LLVM makes 256-bit instructions of lane arithmetic, on AVX-512 too
 BLOCK_BYTES = 1 << 14  # parts of a transform that are finished within the first cache
 RUNS = 16  # so many runs at least, where there are enough frames: what many cores can share
 CHUNK = 256  # bins
+NOTES = 7  # vectors that say how a step's frames are scaled; the coefficients of the sums follow
 # Added to the amplitude of a bin in a frame of about 1: far below rounding, and a slope divided by it stays finite.
 TINY = {ti.f32: 1e-15, ti.f64: 1e-30}
 
@@ -56,11 +58,12 @@ def lane_count(dtype) -> int:
 Size = ti.types.struct(
     n=ti.i32, inner=ti.i32, hop=ti.i32, samples=ti.i32, items=ti.i32, pad=ti.i32, reflect=ti.i32, total=ti.i32,
     frames=ti.i32, segments=ti.i32, runs=ti.i32, steps=ti.i32, shift=ti.i32, length=ti.i32, kept=ti.i32, gap=ti.i32,
-    overhang=ti.i32, goal_run=ti.i32, goal_step=ti.i32, slots=ti.i32, vectors=ti.i32, zero=ti.i32,
+    overhang=ti.i32, goal_run=ti.i32, goal_step=ti.i32, slots=ti.i32, vectors=ti.i32, columns=ti.i32, zero=ti.i32,
 )  # fmt: skip
 
 
-def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes: int, threads: int) -> SimpleNamespace:
+def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes: int, threads: int,
+           columns: int) -> SimpleNamespace:  # fmt: skip
     """How the frames are shared out: a function of sizes alone, but for the slots, the runs worked at at once.
 
     Args:
@@ -70,6 +73,7 @@ def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes:
         pack: frames of a segment in one transform: 2 with a fixed target, else 1.
         lanes: frames side by side.
         threads: how many runs can be worked at at once.
+        columns: sums over the bins.
     """
     n, hop, total = stft.n_fft, min(stft.hop_length, 2**30), stft.n_frames(n_samples)
     # A segment is long enough that its halo is small beside it, but there are RUNS runs if there are that many frames.
@@ -80,7 +84,8 @@ def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes:
     segments = -(-total // frames)
     runs, steps = -(-batch * segments // lanes), -(-frames // pack)
     shift = min(hop, n) * (pack - 1)  # from one frame of a step to the next, in the ring
-    vectors = 2 * inner + 6 + 2 * (3 - pack) * (n + shift)  # work memory of a slot: transform, notes, rings, sums
+    # work memory of a slot: transform, notes and coefficients, rings, sums
+    vectors = 2 * inner + NOTES + columns + 2 * (3 - pack) * (n + shift)
     return SimpleNamespace(
         n=n, inner=inner, hop=hop, samples=n_samples, items=batch, pad=stft.pad,
         reflect=int(stft.center and stft.pad_mode == "reflect"), total=total,
@@ -90,7 +95,7 @@ def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes:
         gap=max(0, hop - n) * (pack - 1),  # samples between the two frames of a step that the ring leaves out
         overhang=max(0, n - hop),
         goal_run=steps, goal_step=1,  # records of the goal from run to run, from step to step
-        slots=min(threads, runs), vectors=vectors + vectors % 2, zero=0,
+        slots=min(threads, runs), vectors=vectors + vectors % 2, columns=columns, zero=0,
     )  # fmt: skip
 
 
@@ -107,7 +112,7 @@ def seats(size: SimpleNamespace, lanes: int) -> np.ndarray:
 
 @cache
 def lane_kernel(
-    dtype: Any, radices: tuple[int, ...], chirped: bool, distance: Any, is_field: bool, fixed: bool, backward: bool
+    dtype: Any, radices: tuple[int, ...], chirped: bool, parts: Parts, is_field: bool, fixed: bool, backward: bool
 ) -> Any:
     """The fused pass as one kernel, compiled once for all sizes whose plans use these radices.
 
@@ -115,12 +120,14 @@ def lane_kernel(
         dtype: ti.f32 or ti.f64.
         radices: those of the plan, each once.
         chirped: whether frames are transformed by Bluestein's way.
-        distance: a `ti.func` (a, b, weights) -> phi, dphi/da, dphi/db, that works on lane vectors, element by element.
+        parts: what is summed over the bins, and in which column.
         is_field: whether the signals are fields or ndarrays; the gradients are ndarrays.
         fixed: whether the target is an array of magnitudes, packed by `goal_kernel`, rather than a signal.
         backward: whether to make the gradients too.
     """
     L = lane_count(dtype)
+    C = len(parts)
+    distance = lane_distance(parts, dtype)
     pack = 2 if fixed else 1  # frames of a segment in one transform
     streams = 1 if fixed else 2  # signals in one transform
     Signal = ti.template() if is_field else ti.types.ndarray()
@@ -129,6 +136,7 @@ def lane_kernel(
     lane = ti.types.vector(L, dtype)
     Vectors = ti.types.ndarray(dtype=lane, ndim=1)
     Numbers = ti.types.ndarray(dtype=dtype, ndim=1)
+    Numbers2 = ti.types.ndarray(dtype=dtype, ndim=2)
     Doubles = ti.types.ndarray(dtype=ti.f64, ndim=1)
     Table2 = ti.types.ndarray(dtype=ti.i32, ndim=2)
     Table3 = ti.types.ndarray(dtype=ti.i32, ndim=3)
@@ -450,16 +458,26 @@ def lane_kernel(
     # `half` is 0 for the real part of the transform and 1 for its imaginary part: two signals, or two frames of one.
 
     @ti.func
-    def wrap(i, size: ti.template()):
-        return ti.select(i < size.length, i, i - size.length)
+    def stretch(part, ring_a, ring_b, offset, size: ti.template()):
+        """The part of a frame, of three, in which neither half's ring wraps: begin, end, what to add for the places."""
+        cut_a = ti.min(size.length - offset, size.n)
+        cut_b = ti.min(ti.max(size.length - offset - size.shift, 0), size.n)
+        first, second = ti.min(cut_a, cut_b), ti.max(cut_a, cut_b)
+        begin = ti.select(part == 0, 0, ti.select(part == 1, first, second))
+        end = ti.select(part == 0, first, ti.select(part == 1, second, size.n))
+        to_a = ring_a + offset - ti.select(begin < cut_a, 0, size.length)
+        to_b = ring_b + offset + size.shift - ti.select(begin < cut_b, 0, size.length)
+        return begin, end, to_a, to_b
 
     @ti.func
     def scaling(work: ti.template(), notes, seats: ti.template(), run, step, size: ti.template()):
         """Turn the two frames' sums of magnitudes, in `notes`, to what scales them.
 
         Per lane: the power of two that brings a frame to about 1; half of its inverse, or 0 in silence; 1, or 0 in
-        silence.
+        silence. Last, from what is there between the two frames, 0 if they are equal, else 1.
         """
+        for l in range(L):
+            work[notes + 6][l] = ti.cast(work[notes + 6][l] > 0, dtype)
         for half in range(2):
             for l in range(L):
                 magnitude = work[notes + half][l]
@@ -487,23 +505,28 @@ def lane_kernel(
         zero,
     ):
         """Bring the two windowed frames to about 1: the real and the imaginary part of the transform's input."""
-        sum_a, sum_b = lane(0), lane(0)
-        i = 0
-        while i < size.n:
-            sum_a += ti.abs(work[(ring_a + wrap(offset + i, size)) ^ zero] * window[i])
-            sum_b += ti.abs(work[(ring_b + wrap(offset + size.shift + i, size)) ^ zero] * window[i])
-            i = (i + 1) ^ zero
-        work[notes], work[notes + 1] = sum_a, sum_b
+        sum_a, sum_b, between = lane(0), lane(0), lane(0)
+        for part in range(3):
+            i, end, to_a, to_b = stretch(part, ring_a, ring_b, offset, size)
+            while i < end:
+                a, b = work[(to_a + i) ^ zero], work[(to_b + i) ^ zero]
+                sum_a += ti.abs(a * window[i])
+                sum_b += ti.abs(b * window[i])
+                if ti.static(not fixed):
+                    between += ti.abs((a - b) * window[i])
+                i = (i + 1) ^ zero
+        work[notes], work[notes + 1], work[notes + 6] = sum_a, sum_b, between
         scaling(work, notes, seats, run, step, size)
-        i = 0
-        while i < size.n:
-            at = (2 * (base + i)) ^ zero
-            scales = (notes + (i & zero)) ^ zero  # read each time, so that they come as vectors
-            a = work[(ring_a + wrap(offset + i, size)) ^ zero] * (work[scales] * window[i])
-            b = work[(ring_b + wrap(offset + size.shift + i, size)) ^ zero] * (work[scales + 1] * window[i])
-            # Read, though never used, as zero is 0: see above.
-            work[at], work[at + 1] = ti.select(zero == 0, a, work[at]), ti.select(zero == 0, b, work[at + 1])
-            i = (i + 1) ^ zero
+        for part in range(3):
+            i, end, to_a, to_b = stretch(part, ring_a, ring_b, offset, size)
+            while i < end:
+                at = (2 * (base + i)) ^ zero
+                scales = (notes + (i & zero)) ^ zero  # read each time, so that they come as vectors
+                a = work[(to_a + i) ^ zero] * (work[scales] * window[i])
+                b = work[(to_b + i) ^ zero] * (work[scales + 1] * window[i])
+                # Read, though never used, as zero is 0: see above.
+                work[at], work[at + 1] = ti.select(zero == 0, a, work[at]), ti.select(zero == 0, b, work[at + 1])
+                i = (i + 1) ^ zero
 
     @ti.func
     def overlap(work: ti.template(), base, sums_a, sums_b, offset, fresh, notes, window: ti.template(),
@@ -513,29 +536,32 @@ def lane_kernel(
         What belongs to the real part is in the imaginary parts of `work`: the swap that makes it an inverse transform.
         """
         begun = size.n if streams == 2 else size.shift  # from there on, the other frame has begun the elements of both
-        i = 0
-        while i < size.n:
-            z = (2 * (base + i)) ^ zero
-            a = (sums_a + wrap(offset + i, size)) ^ zero
-            b = (sums_b + wrap(offset + size.shift + i, size)) ^ zero
-            sounds = (notes + 4 + (i & zero)) ^ zero  # 0 for a silent frame: no rounding errors of the other one there
-            work[a] = ti.select(i < fresh or i >= begun, work[a], lane(0)) + work[z + 1] * (work[sounds] * window[i])
-            work[b] = ti.select(i + size.shift < fresh, work[b], lane(0)) + work[z] * (work[sounds + 1] * window[i])
-            i = (i + 1) ^ zero
+        for part in range(3):
+            i, end, to_a, to_b = stretch(part, sums_a, sums_b, offset, size)
+            while i < end:
+                z, a, b = (2 * (base + i)) ^ zero, (to_a + i) ^ zero, (to_b + i) ^ zero
+                sounds = (notes + 4 + (i & zero)) ^ zero  # 0 for a silent frame: no rounding errors of the other there
+                sum_a = ti.select(i < fresh or i >= begun, work[a], lane(0))
+                work[a] = sum_a + work[z + 1] * (work[sounds] * window[i])
+                sum_b = ti.select(i + size.shift < fresh, work[b], lane(0))
+                work[b] = sum_b + work[z] * (work[sounds + 1] * window[i])
+                i = (i + 1) ^ zero
 
     @ti.func
-    def compare(work: ti.template(), base, notes, parts: ti.template(), pairs: ti.template(), weights: ti.template(),
-                goal: ti.template(), seats: ti.template(), run, step, size: ti.template(), zero):  # fmt: skip
-        """For every bin k: the distance of the two spectra, or of each to its goal.
+    def compare(work: ti.template(), base, notes, shares: ti.template(), pairs: ti.template(), goal: ti.template(),
+                seats: ti.template(), run, step, size: ti.template(), zero):  # fmt: skip
+        """For every bin k: the distances of the two spectra, or of each to its goal.
 
-        Adds each lane's distances to its segment's part of the sum. Bins k and N - k become those of the packed
+        Adds each lane's distances to its segment's shares of the sums. Bins k and N - k become those of the packed
         gradients, re and im swapped.
         """
         power_a, power_b, sounds_a, sounds_b = work[notes + 2], work[notes + 3], work[notes + 4], work[notes + 5]
+        apart = work[notes + 6]
         bins = size.n // 2 + 1
         record = run * size.goal_run + step * size.goal_step
         for chunk in range((bins + CHUNK - 1) // CHUNK):  # float32 sums over a chunk, float64 sums over the chunks
-            value_a, value_b = lane(0), lane(0)
+            values_a = [lane(0) for _ in ti.static(range(C))]
+            values_b = [lane(0) for _ in ti.static(range(C))]
             k = chunk * CHUNK
             end_k = ti.min(bins, (chunk + 1) * CHUNK)
             while k < end_k:
@@ -543,17 +569,25 @@ def lane_kernel(
                 # Twice the spectra A and B of real and imaginary part, from Z[k] and Z[N-k], where Z = A + iB.
                 ar, ai = work[p] + work[m], work[p + 1] - work[m + 1]
                 br, bi = work[p + 1] + work[m + 1], work[m] - work[p]
+                if ti.static(not fixed):
+                    br, bi = br * apart + ar * (1 - apart), bi * apart + ai * (1 - apart)
                 a, b = ti.sqrt(ar * ar + ai * ai), ti.sqrt(br * br + bi * bi)
                 slope_a, slope_b = lane(0), lane(0)
                 at = 2 * (record * bins + k)
-                if ti.static(fixed):
-                    phi, slope_a, _ = distance(a * power_a, goal[at], weights)
-                    value_a += phi
-                    phi, slope_b, _ = distance(b * power_b, goal[at + 1], weights)
-                    value_b += phi
-                else:
-                    phi, slope_a, slope_b = distance(a * power_a, b * power_b, weights)
-                    value_a += phi
+                for j in ti.static(range(C)):
+                    coefficient = work[(notes + NOTES + j) ^ zero]
+                    if ti.static(fixed):
+                        phi, phi_a, _ = distance(a * power_a, goal[at], j)
+                        values_a[j] += phi
+                        slope_a += coefficient * phi_a
+                        phi, phi_b, _ = distance(b * power_b, goal[at + 1], j)
+                        values_b[j] += phi
+                        slope_b += coefficient * phi_b
+                    else:
+                        phi, phi_a, phi_b = distance(a * power_a, b * power_b, j)
+                        values_a[j] += phi
+                        slope_a += coefficient * phi_a
+                        slope_b += coefficient * phi_b
                 if ti.static(backward):
                     # G = slope X / |X|, one-sided: k and N - k take half of it each, a bin that is its own mirror all.
                     weight = ti.select(p == m, ti.cast(1, dtype), ti.cast(0.5, dtype))
@@ -563,30 +597,34 @@ def lane_kernel(
                     work[p], work[p + 1] = ai + br, ar - bi
                     work[m], work[m + 1] = br - ai, ar + bi
                 k = (k + 1) ^ zero
-            work[notes], work[notes + 1] = value_a, value_b
-            for l in range(L):
-                _, _, now, _ = place(seats, run, step, l, size)
-                for half in range(now):
-                    parts[run * L + l] = parts[run * L + l] + ti.cast(work[notes + half][l], ti.f64)
+            for j in ti.static(range(C)):
+                work[notes], work[notes + 1] = values_a[j], values_b[j]
+                for l in range(L):
+                    _, _, now, _ = place(seats, run, step, l, size)
+                    at = (run * L + l) * C + j
+                    for half in range(now):
+                        shares[at] = shares[at] + ti.cast(work[notes + half][l], ti.f64)
 
     @ti.kernel
-    def fused(x: Signal, y: Signal, grad_x: Gradient, grad_y: Gradient, total: Numbers, weights: Numbers,
+    def fused(x: Signal, y: Signal, grad_x: Gradient, grad_y: Gradient, totals: Numbers2, coefficients: Numbers2,
               goal: Vectors, window: Numbers, twiddles: Numbers, chirp: Numbers, response: Numbers, loops: Table3,
-              pairs: Table2, seats: Table3, work: Vectors, halo: Numbers, edge: Numbers, parts: Doubles,
+              pairs: Table2, seats: Table3, work: Vectors, halo: Numbers, edge: Numbers, shares: Doubles,
               size: Size):  # fmt: skip
-        """total, and with `backward` the gradients. The signals, what the target is, tables, work memory, sizes."""
+        """totals of each sum, and with `backward` the gradients. The signals, the target, tables, work memory, sizes."""
         ti.loop_config(block_dim=1)
         for slot in range(size.slots):
             zero = size.zero
             base = slot * size.vectors // 2
             notes = slot * size.vectors + 2 * size.inner
-            rings = notes + 6
+            rings = notes + NOTES + size.columns
             sums = rings + streams * size.length
             other = (streams - 1) * size.length
             for turn in range((size.runs - slot + size.slots - 1) // size.slots):
                 run = slot + turn * size.slots
                 for l in range(L):
-                    parts[run * L + l] = 0
+                    for j in ti.static(range(C)):
+                        shares[(run * L + l) * C + j] = 0
+                        work[notes + NOTES + j][l] = coefficients[seats[run, 0, l], ti.static(parts[j][0])]
                 for step in range(size.steps):
                     offset = ti.select(size.hop < size.n, step * pack * size.hop % size.length, 0)
                     fresh = ti.select(step > 0, size.kept, 0)
@@ -601,7 +639,7 @@ def lane_kernel(
                         else:
                             transform(loops, back, base, work, twiddles, zero)
                         if back == 0:
-                            compare(work, base, notes, parts, pairs, weights, goal, seats, run, step, size, zero)
+                            compare(work, base, notes, shares, pairs, goal, seats, run, step, size, zero)
                     if ti.static(backward):
                         overlap(work, base, sums, sums + other, offset, fresh, notes, window, size, zero)
                         whole = size.hop <= size.n and all_whole(seats, run, step, pack * size.hop, size)
@@ -628,10 +666,11 @@ def lane_kernel(
         for slot in range(size.slots):
             for i in range((size.items - slot + size.slots - 1) // size.slots):
                 item = slot + i * size.slots
-                value = ti.cast(0, ti.f64)
-                for segment in range(size.segments):
-                    value += parts[item * size.segments + segment]
-                total[item] = ti.cast(value, dtype)
+                for j in ti.static(range(C)):
+                    value = ti.cast(0, ti.f64)
+                    for segment in range(size.segments):
+                        value += shares[(item * size.segments + segment) * C + j]
+                    totals[item, ti.static(parts[j][0])] = ti.cast(value, dtype)
                 if ti.static(backward):  # noqa: SIM102
                     if size.reflect:
                         fold(grad_x, 0, item, edge, size)
@@ -662,24 +701,23 @@ def goal_kernel(dtype: Any) -> Any:
     return pack_goal
 
 
-@cache
-def lane_distance(terms: tuple[BinTerm, ...], dtype: Any) -> Any:
-    """`bins.distance_of`, lane by lane: a term may branch, and LLVM joins the lanes again where it does not."""
+def lane_distance(parts: Parts, dtype: Any) -> Any:
+    """`bins.part_distance`, lane by lane: a term may branch, and LLVM joins the lanes again where it does not."""
     L = lane_count(dtype)
     lane = ti.types.vector(L, dtype)
-    distance = distance_of(terms, dtype)
+    distance = part_distance(parts, dtype)
 
     @ti.func
-    def distances(a, b, weights: ti.template()):
+    def distances(a, b, j: ti.template()):
         phi, phi1, phi2 = lane(0), lane(0), lane(0)
         for l in ti.static(range(L)):
-            phi[l], phi1[l], phi2[l] = distance(a[l], b[l], weights)
+            phi[l], phi1[l], phi2[l] = distance(a[l], b[l], j)
         return phi, phi1, phi2
 
     return distances
 
 
-class LanesEngine(FusedEngine):
+class LanesEngine(BinEngine):
     """Loss and gradients of signals of one shape, on the CPU, in one pass.
 
     Args:
@@ -687,20 +725,21 @@ class LanesEngine(FusedEngine):
         dtype: ti.f32 or ti.f64, of the signals.
         is_field: whether signals are fields or ndarrays.
         batch, n_samples: B and T.
-        terms: what is summed over the bins.
-        weights: what each term is multiplied by  # (terms,)
+        terms: sums over the bins, or functions of them.
+        weights: what each term of each item is multiplied by  # (B, terms)
         fixed: the target's magnitudes, an ndarray (B or 1, F or 1, K), or None if the target is a signal.
     """
 
     def __init__(self, stft: STFT, dtype: Any, is_field: bool, batch: int, n_samples: int,
-                 terms: tuple[BinTerm, ...], weights: NDArray[np.float64], fixed: Any) -> None:  # fmt: skip
-        super().__init__(dtype, is_field, batch, n_samples, weights, fixed is not None)
+                 terms: tuple[Term, ...], weights: NDArray[np.float64], fixed: Any) -> None:  # fmt: skip
+        super().__init__(dtype, is_field, batch, n_samples, terms, weights, fixed is not None)
         self.chirped = not is_smooth(stft.n_fft)
-        self.distance = lane_distance(unweighted(terms), dtype)
         inner = smooth_size(2 * stft.n_fft - 1) if self.chirped else stft.n_fft
         self.plan = Plan(inner, factorise(inner))
         lanes = lane_count(dtype)
-        size = self.layout = layout(stft, inner, n_samples, batch, 1 + self.fixed, lanes, ti.cfg.cpu_max_num_threads)
+        columns = len(self.parts)
+        size = self.layout = layout(stft, inner, n_samples, batch, 1 + self.fixed, lanes, ti.cfg.cpu_max_num_threads,
+                                    columns)  # fmt: skip
         self._make_tables(stft.window_table)
         self.seats = upload_integers(seats(size, lanes))
         self.work = ti.Vector.ndarray(lanes, dtype, size.slots * size.vectors)
@@ -708,7 +747,7 @@ class LanesEngine(FusedEngine):
         streams = 1 if self.fixed else 2
         self.halo = ti.ndarray(dtype, max(1, batch * size.segments * streams * size.overhang))
         self.edge = ti.ndarray(dtype, max(1, batch * streams * 2 * size.pad))
-        self.parts = ti.ndarray(ti.f64, batch * size.segments)
+        self.shares_of_segments = ti.ndarray(ti.f64, batch * size.segments * columns)
         self.goal = self._pack(fixed) if self.fixed else ti.Vector.ndarray(lanes, dtype, 1)
         self.size = Size(**vars(size))
 
@@ -743,15 +782,15 @@ class LanesEngine(FusedEngine):
         goal_kernel(self.dtype)(target, self.seats, goal, size.hop, size.pad, steps)
         return goal
 
-    def _run(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
+    def _run(self, x: Any, y: Any, grad_x: Any, grad_y: Any, parts: Parts) -> None:
         backward = grad_x is not None
         radices = tuple(sorted(set(self.plan.radices)))
         if set(radices) <= {4, 8}:
             radices = (4, 8)  # one kernel for all powers of two
-        run = lane_kernel(self.dtype, radices, self.chirped, self.distance, self.is_field, self.fixed, backward)
+        run = lane_kernel(self.dtype, radices, self.chirped, parts, self.is_field, self.fixed, backward)
         unused = self.window  # an array where the kernel reads and writes none
         signals = x, x if y is None else y
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
-        run(*signals, *gradients, total, self.weights, self.goal,
+        run(*signals, *gradients, self.sums, self.coefficients, self.goal,
             self.window, self.twiddles, self.chirp, self.response, self.loops, self.pairs, self.seats, self.work,
-            self.halo, self.edge, self.parts, self.size)  # fmt: skip
+            self.halo, self.edge, self.shares_of_segments, self.size)  # fmt: skip

@@ -1,6 +1,6 @@
 """The distances between two spectra: one file each, value and derivative side by side."""
 
-from taichi_spec.terms.base import BinTerm, Term, as_terms, names_of, unweighted
+from taichi_spec.terms.base import BinTerm, SumsTerm, Term, as_terms, names_of, unweighted
 from taichi_spec.terms.complex import Complex
 from taichi_spec.terms.log_magnitude import LogMagnitude
 from taichi_spec.terms.magnitude import Magnitude
@@ -15,6 +15,7 @@ __all__ = [
     "Magnitude",
     "Power",
     "SpectralConvergence",
+    "SumsTerm",
     "Term",
     "Transport",
     "as_terms",

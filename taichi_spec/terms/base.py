@@ -51,6 +51,9 @@ class BinTerm(Term):
     not an integer is written `real(0.1)` or `real(self.eps)`: a bare Python float takes Taichi's `default_fp`, which
     rounds it to float32 in a float64 loss.
 
+    On the CPU, `ti.log` and its like are a call of the C library for each number; `taichi_spec.logarithm.log_ratio` is
+    not.
+
     With the class attribute ``quantity = "power"``, a and b are |X|² and |Y|². With `bands`, they are the bands'
     magnitudes or powers, and negative only where the bands' matrix is; ``takes_negative = False`` refuses that.
     """
@@ -60,6 +63,26 @@ class BinTerm(Term):
     def distance(self, a: Any, b: Any, real: Any) -> Any:
         """value, ∂value/∂a, ∂value/∂b; a `ti.func` in every subclass."""
         raise TypeError(f"{type(self).__name__} must define distance(self, a, b, real) as a ti.func")
+
+
+@dataclass(frozen=True)
+class SumsTerm(Term):
+    """A term whose value is a function of a few sums over the bins and frames of an item.
+
+    A subclass lists what is summed, and gives one `ti.func`:
+
+        parts                                                S_j = Σ_f Σ_k of the distance of parts[j]
+        combine(self, S, real) -> value, ∂value/∂S           of the vector S of an item's sums
+
+    and every engine adds ∂value/∂S_j times the slopes of parts[j] in each bin, as it does for a `BinTerm`. Silence
+    makes a sum 0: what combine returns must be finite there.
+    """
+
+    parts: ClassVar[tuple[BinTerm, ...]] = ()
+
+    def combine(self, S: Any, real: Any) -> Any:
+        """value, ∂value/∂S; a `ti.func` in every subclass."""
+        raise TypeError(f"{type(self).__name__} must define combine(self, S, real) as a ti.func")
 
 
 @ti.func

@@ -5,7 +5,10 @@ from typing import ClassVar
 
 import taichi as ti
 
+from taichi_spec.logarithm import log_ratio
 from taichi_spec.terms.base import BinTerm, check_finite_number, check_p, distance_power
+
+LEAST = 1e-36  # a normal float32 number, whose inverse is one too
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,14 @@ class LogMagnitude(BinTerm):
 
     Args:
         p: the power, 1 or 2.
-        eps: the floor, an amplitude in the unit of the spectrum, > 0 (auraloss's 1e-8 is a power: an amplitude of
-            1e-4). Smaller is steeper at silence.
+        eps: the floor, an amplitude in the unit of the spectrum, ≥ 1e-36 (auraloss's 1e-8 is a power: an amplitude
+            of 1e-4). Smaller is steeper at silence.
         clamp: whether the floor is a maximum instead of a sum.
         weight: what value and gradient are multiplied by; 1 / ln 10 makes it a decadic logarithm for p = 1.
 
     Raises:
         TypeError: eps is not a number, or clamp not a bool.
-        ValueError: p is neither 1 nor 2, or eps is not > 0.
+        ValueError: p is neither 1 nor 2, or eps is below 1e-36.
 
     Example:
         >>> LogMagnitude(p=1, eps=1e-4, clamp=True)
@@ -47,8 +50,8 @@ class LogMagnitude(BinTerm):
         super().__post_init__()
         check_p(self.p)
         check_finite_number("eps", self.eps)
-        if self.eps <= 0:
-            raise ValueError(f"eps must be > 0, got {self.eps!r}")
+        if self.eps < LEAST:
+            raise ValueError(f"eps must be at least {LEAST}, got {self.eps!r}")
         if not isinstance(self.clamp, bool):
             raise TypeError(f"clamp must be True or False, got {self.clamp!r}")
 
@@ -61,5 +64,5 @@ class LogMagnitude(BinTerm):
         if ti.static(self.clamp):
             u, v = ti.max(a, eps), ti.max(b, eps)
             inside_a, inside_b = ti.cast(a >= eps, real), ti.cast(b >= eps, real)
-        value, slope = distance_power(ti.log(u) - ti.log(v), self.p, real)
+        value, slope = distance_power(log_ratio(u, v, real), self.p, real)
         return value, inside_a * slope / u, -inside_b * slope / v

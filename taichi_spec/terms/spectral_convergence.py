@@ -5,10 +5,11 @@ from typing import ClassVar
 
 import taichi as ti
 
-from taichi_spec.terms.base import BinTerm, Term, check_finite_number
+from taichi_spec.terms.base import BinTerm, SumsTerm, check_finite_number
 from taichi_spec.terms.magnitude import Magnitude
 
-STEEPEST = 1e30  # keeps ∂g/∂S₂ finite in float32 where the target is nearly silent
+STEEPEST = 1e30  # keeps ∂value/∂S finite in float32 where a norm is nearly 0
+LARGEST = {ti.f32: 1, ti.f64: 8}  # sums count up to this power of 1e38: one that overflowed is infinite
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class TargetEnergy(BinTerm):
 
 
 @dataclass(frozen=True)
-class SpectralConvergence(Term):
+class SpectralConvergence(SumsTerm):
     """The magnitudes' distance relative to the target's magnitudes, an item at a time.
 
         value   = ‖b − a‖_F / (‖b‖_F + eps)           norms over the bins and frames of one item
@@ -70,13 +71,14 @@ class SpectralConvergence(Term):
     @ti.func
     def combine(self, S, real: ti.template()):
         """The value and ∂value/∂S of an item's sums S = (S₁, S₂)."""
-        distance, norm = ti.sqrt(S[0]), ti.sqrt(S[1])
+        largest = real(1e38) ** ti.static(LARGEST[real])
+        distance, norm = ti.sqrt(ti.min(S[0], largest)), ti.sqrt(ti.min(S[1], largest))
         below = norm + real(self.eps)
         value, slope1, slope2 = ti.cast(0, real), ti.cast(0, real), ti.cast(0, real)
         if below > 0:
             value = distance / below
             if distance > 0:
-                slope1 = 1 / (2 * distance * below)
+                slope1 = ti.min(1 / (2 * distance * below), real(STEEPEST))
             if norm > 0:
                 slope2 = -ti.min(distance / (2 * norm * below * below), real(STEEPEST))
         return value, ti.Vector([slope1, slope2])

@@ -5,12 +5,13 @@
 Prints Markdown tables, writes bench.json and bench.png to --out. Every figure is the median of at least seven runs
 after two that are not counted; each run ends with a synchronisation. Ours is timed at the engine, on arrays that are
 on the device already, as the peers' are; "tape" is the same through `SpectralLoss` on fields in a `ti.ad.Tape`, with
-what the tape itself does.
+what the tape itself does. Memory, on CUDA, is what the driver has less of after a run than before its preparation.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -19,12 +20,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import taichi as ti
-from peers import PEERS
+from peers import PEERS, Auraloss
 
 import taichi_spec as ts
 from taichi_spec.arrays import upload
@@ -33,6 +35,32 @@ from taichi_spec.engines import Options, make_engine
 KINDS = ("both", "fixed", "value")
 TITLES = {"both": "value + both gradients", "fixed": "value + one gradient, fixed target", "value": "value only"}
 RESOLUTIONS = (2048, 1024, 512)
+LISTS = {
+    "one term": [ts.Magnitude()],
+    "three terms": [ts.Magnitude(), ts.LogMagnitude(), ts.Power()],
+    "convergence, log, magnitude": [ts.SpectralConvergence(), ts.LogMagnitude(), ts.Magnitude()],
+}
+
+
+def prepare(kind: str, x: np.ndarray, y: np.ndarray, **chosen: Any) -> Callable[[], None]:
+    """A run of the library's engine on device arrays."""
+    target = ts.Target.from_signal(y) if kind == "fixed" else None
+    engine = make_engine(Options.check(**chosen), ti.f32, False, 1, len(x), target)
+    shape = (1, len(x))
+    X = upload(x.reshape(shape), ti.f32)
+    Y = upload(y.reshape(shape), ti.f32) if target is None else None
+    grad_x = ti.ndarray(ti.f32, shape) if kind != "value" else None
+    grad_y = ti.ndarray(ti.f32, shape) if kind == "both" else None
+    total = ti.ndarray(ti.f32, 1)
+
+    def run() -> None:
+        if kind == "value":
+            engine.forward(X, Y, total, keep=False)
+        else:
+            engine.value_and_grad(X, Y, total, grad_x, grad_y)
+        ti.sync()
+
+    return run
 
 
 class Ours:
@@ -45,24 +73,7 @@ class Ours:
         self.version = f"taichi_spec {ts.__version__} on taichi {'.'.join(map(str, ti.__version__))}"
 
     def prepare(self, kind: str, n_fft: int, x: np.ndarray, y: np.ndarray) -> Callable[[], None]:
-        options = Options.check(ts.STFT(n_fft), ts.Magnitude(), "sum", "auto", "accumulate", 2**28)
-        target = ts.Target.from_signal(y) if kind == "fixed" else None
-        engine = make_engine(options, ti.f32, False, 1, len(x), target)
-        shape = (1, len(x))
-        X = upload(x.reshape(shape), ti.f32)
-        Y = upload(y.reshape(shape), ti.f32) if target is None else None
-        grad_x = ti.ndarray(ti.f32, shape) if kind != "value" else None
-        grad_y = ti.ndarray(ti.f32, shape) if kind == "both" else None
-        total = ti.ndarray(ti.f32, 1)
-
-        def run() -> None:
-            if kind == "value":
-                engine.forward(X, Y, total, keep=False)
-            else:
-                engine.value_and_grad(X, Y, total, grad_x, grad_y)
-            ti.sync()
-
-        return run
+        return prepare(kind, x, y, stft=ts.STFT(n_fft), terms=ts.Magnitude())
 
 
 class OursOnATape:
@@ -102,13 +113,40 @@ def measure(run: Callable[[], None], repeats: int) -> tuple[float, float]:
     return float(median), float(high - low) / 2
 
 
+def free_memory(device: str) -> int | None:
+    """Bytes that the driver has left, on CUDA, as PyTorch knows."""
+    if device != "cuda" or not find_spec("torch"):
+        return None
+    import torch
+
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    return int(torch.cuda.mem_get_info()[0])
+
+
+def timed(prepare_run: Callable[[], Callable[[], None]], repeats: int, device: str) -> dict[str, Any]:
+    """Seconds and bytes of a run."""
+    before = free_memory(device)
+    run = prepare_run()
+    median, spread = measure(run, repeats)
+    result = dict(seconds=median, spread=spread)
+    if before is not None:
+        import torch
+
+        result["bytes"] = before - torch.cuda.mem_get_info()[0]  # what a pool keeps was needed at the peak
+    return result
+
+
 def signals(n_samples: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal(n_samples, dtype=np.float32) for _ in range(2))
     return x, y
 
 
-def rows_of(kind: str, n_fft: int, n_samples: int, runners: list[Any], repeats: int) -> list[dict[str, Any]]:
+def rows_of(
+    kind: str, n_fft: int, n_samples: int, runners: list[Any], repeats: int, device: str
+) -> list[dict[str, Any]]:
     """Everybody's time for one workload."""
     x, y = signals(n_samples)
     rows = []
@@ -116,31 +154,60 @@ def rows_of(kind: str, n_fft: int, n_samples: int, runners: list[Any], repeats: 
         if kind not in runner.kinds:
             continue
         try:
-            run = runner.prepare(kind, n_fft, x, y)
-            median, spread = measure(run, repeats)
+            result = timed(lambda runner=runner: runner.prepare(kind, n_fft, x, y), repeats, device)
         except Exception as error:  # a peer that runs out of memory is a finding, not the end of the run
             print(f"| {runner.name} | {type(error).__name__}: {str(error).splitlines()[0][:60]} |", flush=True)
             continue
-        rows.append(dict(kind=kind, n_fft=n_fft, n_samples=n_samples, name=runner.name, seconds=median, spread=spread))
-        del run
-    print_table(rows)
+        rows.append(dict(kind=kind, n_fft=n_fft, n_samples=n_samples, name=runner.name, **result))
+    first = f"n_fft {n_fft}, hop {n_fft // 4}, {n_samples} samples"
+    print_table(f"{TITLES[kind]}, {first}", rows)
     return rows
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """One workload, with the ratio to ours."""
+def print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    """One workload, with the ratio to the first row."""
     if not rows:
         return
-    first = rows[0]
-    print(
-        f"\n{TITLES[first['kind']]}, n_fft {first['n_fft']}, hop {first['n_fft'] // 4}, {first['n_samples']} samples\n"
-    )
-    print("| who | ms | ± | ps/sample | × ours |\n| --- | --- | --- | --- | --- |")
+    print(f"\n{title}\n\n| who | ms | ± | ps/sample | × first | MiB |\n| --- | --- | --- | --- | --- | --- |")
     for row in rows:
-        ratio = row["seconds"] / first["seconds"]
+        ratio = row["seconds"] / rows[0]["seconds"]
+        memory = f"{row['bytes'] / 2**20:.0f}" if "bytes" in row else ""
         print(f"| {row['name']} | {1e3 * row['seconds']:.3f} | {1e3 * row['spread']:.3f} "
-              f"| {1e12 * row['seconds'] / row['n_samples']:.1f} | {ratio:.2f} |")  # fmt: skip
+              f"| {1e12 * row['seconds'] / row['n_samples']:.1f} | {ratio:.2f} | {memory} |")  # fmt: skip
     sys.stdout.flush()
+
+
+def own_rows(
+    title: str, n_samples: int, runs: dict[str, Callable[[], Callable[[], None]]], repeats: int, device: str
+) -> list[dict[str, Any]]:
+    """Rows of runs by name, of value and both gradients."""
+    rows = [
+        dict(kind=title, n_fft=0, n_samples=n_samples, name=name, **timed(run, repeats, device))
+        for name, run in runs.items()
+    ]
+    print_table(f"{title}, {TITLES['both']}, {n_samples} samples", rows)
+    return rows
+
+
+def lists_of_terms(n_samples: int, repeats: int, device: str) -> list[dict[str, Any]]:
+    """What more terms cost, at n_fft 1024."""
+    x, y = signals(n_samples)
+    runs = {
+        name: lambda terms=terms: prepare("both", x, y, stft=ts.STFT(1024), terms=terms)
+        for name, terms in LISTS.items()
+    }
+    return own_rows("terms", n_samples, runs, repeats, device)
+
+
+def auraloss_set(n_samples: int, repeats: int, device: str) -> list[dict[str, Any]]:
+    """auraloss's multi-resolution loss as its preset here, and its own."""
+    x, y = signals(n_samples)
+    peer = Auraloss(device)
+    runs = {
+        "taichi_spec's preset": lambda: prepare("both", x, y, **ts.presets.auraloss_multi_resolution()),
+        peer.version: lambda: peer.prepare(x, y),
+    }
+    return own_rows("auraloss's multi-resolution loss", n_samples, runs, repeats, device)
 
 
 def multi_resolution(n_samples: int, runners: list[Any], repeats: int) -> list[dict[str, Any]]:
@@ -154,8 +221,7 @@ def multi_resolution(n_samples: int, runners: list[Any], repeats: int) -> list[d
             rows.append(
                 dict(kind="both", n_fft=0, n_samples=n_samples, name=runner.name, seconds=median, spread=spread)
             )
-    print(f"\nmulti-resolution {RESOLUTIONS}:")
-    print_table(rows)
+    print_table(f"multi-resolution {RESOLUTIONS}, {TITLES['both']}, {n_samples} samples", rows)
     return rows
 
 
@@ -261,7 +327,8 @@ def main() -> None:
     started = first_call(args.arch)
     ts.init(arch=args.arch, log_level=ti.ERROR)
     device = "cpu" if args.arch == "cpu" else "cuda"
-    peers = [peer(device) for name in args.peers.split(",") if name for peer in PEERS[name]]
+    named = args.peers.split(",")
+    peers = [peer(device) for name in named if name and name != "auraloss" for peer in PEERS[name]]
     runners = [Ours(), OursOnATape(), *peers]
     versions = sorted({runner.version for runner in runners if runner.version})
     title = f"{args.arch}: {device_name(args.arch)}; {', '.join(versions)}; python {platform.python_version()}"
@@ -270,10 +337,13 @@ def main() -> None:
     rows = []
     for n_fft in sizes:
         for kind in KINDS if n_fft == 1024 else KINDS[:1]:
-            rows += rows_of(kind, n_fft, lengths[-1], runners, args.repeats)
+            rows += rows_of(kind, n_fft, lengths[-1], runners, args.repeats, device)
     for n_samples in lengths[:-1]:
-        rows += rows_of("both", 1024, n_samples, runners, args.repeats)
+        rows += rows_of("both", 1024, n_samples, runners, args.repeats, device)
     rows += multi_resolution(lengths[-1], runners, args.repeats)
+    rows += lists_of_terms(lengths[-1], max(9, args.repeats), device)
+    if "auraloss" in named:
+        rows += auraloss_set(2**20, args.repeats, device)
     errors = accuracy(sizes, peers)
     report = dict(title=title, first_call=started, rows=rows, accuracy=errors)
     (args.out / "bench.json").write_text(json.dumps(report, indent=1))

@@ -71,14 +71,6 @@ class Torch:
         self.loss(self.spectrum(X, n_fft, window), self.spectrum(Y, n_fft, window).abs()).backward()
         return np.asarray(X.grad.cpu().numpy())
 
-    def peak_memory(self, run: Run, base: int) -> float | None:
-        """Bytes at the peak of a run beyond `base`, on CUDA."""
-        if self.device != "cuda":
-            return None
-        self.torch.cuda.reset_peak_memory_stats()
-        run()
-        return float(self.torch.cuda.max_memory_allocated() - base)
-
 
 class BareTransforms(Torch):
     """Four real transforms of the same frames and nothing else: both signals forward, and as many again for the way
@@ -118,26 +110,41 @@ class Copy(Torch):
 
 
 class Auraloss(Torch):
-    """auraloss's form of the magnitude: clamped power, square root; its default multi-resolution loss is this, with
-    spectral convergence and a log, at three sizes."""
+    """`auraloss.freq.MultiResolutionSTFTLoss()`, or where it is not installed its formula, and both gradients."""
 
-    name = "auraloss's form"
-    kinds = ("fixed",)
+    def __init__(self, device: str) -> None:
+        super().__init__(device)
+        try:
+            from auraloss.freq import MultiResolutionSTFTLoss
 
-    def prepare(self, kind: str, n_fft: int, x: np.ndarray, y: np.ndarray) -> Run:
+            self.function = MultiResolutionSTFTLoss(device=device)
+            self.version = f"auraloss {version('auraloss')}"
+        except ImportError:
+            self.windows = {n: self.torch.hann_window(n, device=device) for n in (600, 1200, 240)}
+            self.function, self.version = self.formula, "auraloss's formula"
+
+    def formula(self, x: Any, y: Any) -> Any:
+        """The mean over its three resolutions of spectral convergence and the logarithms' distance."""
         torch = self.torch
-        window = torch.hann_window(n_fft, device=self.device)
-        X, Y = self.upload(x, True), self.upload(y, False)
 
-        def magnitude(signal: Any) -> Any:
-            spectrum = self.spectrum(signal, n_fft, window)
-            return torch.sqrt(torch.clamp(spectrum.real**2 + spectrum.imag**2, min=1e-8))
+        def magnitude(signal: Any, n_fft: int, hop: int, win_length: int) -> Any:
+            X = torch.stft(signal.view(-1, signal.shape[-1]), n_fft, hop, win_length, self.windows[win_length],
+                           return_complex=True)  # fmt: skip
+            return torch.sqrt(torch.clamp(X.real**2 + X.imag**2, min=1e-8))
+
+        total = 0.0
+        for sizes in ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240)):
+            a, b = magnitude(x, *sizes), magnitude(y, *sizes)
+            convergence = torch.norm(b - a, p="fro") / torch.norm(b, p="fro")
+            total = total + (convergence + torch.nn.functional.l1_loss(torch.log(a), torch.log(b))) / 3
+        return total
+
+    def prepare(self, x: np.ndarray, y: np.ndarray) -> Run:  # type: ignore[override]
+        X, Y = (self.upload(v[None, None], True) for v in (x, y))  # (1, 1, T)
 
         def run() -> None:
-            X.grad = None
-            a, b = magnitude(X), magnitude(Y)
-            convergence = torch.norm(b - a) / torch.norm(b)
-            (convergence + torch.nn.functional.l1_loss(a.log(), b.log())).backward()
+            X.grad = Y.grad = None
+            self.function(X, Y).backward()
             self.synchronise()
 
         return run
@@ -184,4 +191,4 @@ class Jax:
         return run
 
 
-PEERS: dict[str, list[type]] = {"torch": [Torch], "jax": [Jax], "auraloss": [Auraloss], "fft": [BareTransforms, Copy]}
+PEERS: dict[str, list[type]] = {"torch": [Torch], "jax": [Jax], "fft": [BareTransforms, Copy]}
