@@ -27,7 +27,6 @@ from taichi_spec.terms import BinTerm, Complex, Magnitude, SumsTerm, Term, as_te
 ENGINES = ("auto", "direct", "fft")
 REDUCTIONS = ("sum", "mean", "none")
 SCRATCH_BYTES = 2**28
-BLOCKS_ARCHS = ("vulkan",)  # CUDA joins once tests/test_blocks.py has passed there: Taichi merges shared reads on it
 DIRECT_BELOW = 32  # up to here the direct DFT is as fast as an FFT through memory
 
 
@@ -186,7 +185,7 @@ def _fused_engine(stft: STFT, dtype: Any, batch: int, n_samples: int, magnitudes
     """The class that does signals of these sizes in one pass on this device, or None."""
     if arch_name() == "cpu":
         return LanesEngine
-    if arch_name() in BLOCKS_ARCHS and blocks.supports(stft, dtype, batch, n_samples, magnitudes):
+    if blocks.supports(stft, dtype, batch, n_samples, magnitudes):
         return blocks.BlocksEngine
     return None
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from taichi_spec.arrays import upload
 from taichi_spec.fft.fused import FusedEngine, add_scaled_kernel
+from taichi_spec.launch import Launcher
 
 
 def sum_of(engines: list[Any], dtype: Any, batch: int) -> Any:
@@ -27,6 +28,7 @@ class FusedSum(FusedEngine):
         self.engines = engines
         self.part = ti.ndarray(one.dtype, (one.batch,))
         self.ones = upload(np.ones(one.batch), one.dtype)  # (B,)
+        self.add_part, self.add_gradient = Launcher(add_kernel()), Launcher(add_scaled_kernel(False))
         self.part_gradients: list[Any] = []  # (B, T) each, made when first needed
 
     def evaluate(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
@@ -35,10 +37,10 @@ class FusedSum(FusedEngine):
         parts = [None if grad is None else part for grad, part in zip((grad_x, grad_y), self._parts(grad_x))]
         for engine in self.engines[1:]:
             engine.evaluate(x, y, self.part, *parts)
-            add_kernel()(self.part, total)
+            self.add_part(self.part, total)
             for part, grad in zip(parts, (grad_x, grad_y), strict=True):
                 if grad is not None:
-                    add_scaled_kernel(False)(part, self.ones, grad)
+                    self.add_gradient(part, self.ones, grad)
 
     def shares(self) -> NDArray[Any]:
         """Each term's share of the last value, summed over the engines  # (B, terms)"""

@@ -72,9 +72,8 @@ def staged_on_gpus(request, monkeypatch):
 
 
 @pytest.fixture
-def blocks_engine(monkeypatch):
-    """For tests that are to run on the GPU's fused engine, where it takes their sizes, on CUDA too."""
-    monkeypatch.setattr("taichi_spec.engines.BLOCKS_ARCHS", ("vulkan", "cuda"))
+def blocks_engine():
+    """For tests that are to run on the GPU's fused engine, where it takes their sizes."""
 
 
 def _run_on(arch):

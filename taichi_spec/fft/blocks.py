@@ -14,7 +14,7 @@ one per register. Taichi then has values to name instead of variables to track, 
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from math import prod
 from typing import Any
@@ -28,13 +28,15 @@ from taichi_spec.arrays import itemsize, upload
 from taichi_spec.bins import Parts, part_distance
 from taichi_spec.fft.fused import BinEngine
 from taichi_spec.framing import annotation
+from taichi_spec.launch import Launcher
 from taichi_spec.runtime import arch_name
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
 
-MAX_INDEX = 2**30  # elements of an array: `known` keeps so many bits of an index
+MAX_KNOWN = 2**30  # `known` keeps so many bits of an index
+MAX_INDEX = 2**31 - 2**17  # of an array: indices are i32, and steps beyond its end must not wrap round
 SHARED_BYTES = {"cuda": 48 * 1024, "vulkan": 32 * 1024}  # of a block: Taichi gives no more, nor do many devices
-MANY_TEAMS = 4096  # so many teams at least, where there are enough frames: what fills a large GPU
+GRID = 4096  # teams at work side by side, if there are so many runs: what fills a large GPU
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Layout:
     radices: tuple[int, ...]
     teams: int = 1
     in_registers: bool = False  # where the overlap waits: there if the hop is a multiple of `threads`, else shared
+    buffers: int = 1  # for exchanges among threads: with two, none has to wait until the one before it has been read
     cuda: bool = False
 
     @property
@@ -72,11 +75,32 @@ class Layout:
     @property
     def cells(self) -> int:
         """Shared memory of one team, in complex values."""
-        return (
-            int(pad(self.n_fft))
-            + 1
-            + (-(-self.overlap // self.threads) * self.threads if not self.in_registers else 0)
-        )
+        waiting = 0 if self.in_registers else -(-self.overlap // self.threads) * self.threads
+        return self.buffers * self.buffer_cells + waiting + self.peak_cells
+
+    @property
+    def buffer_cells(self) -> int:
+        """Shared memory of a team for one exchange, in complex values."""
+        return self.pad(self.n_fft)
+
+    @property
+    def log_pad(self) -> int:
+        """After 2^log_pad cells one stays free, so that strided access meets all banks: see `store` in the kernel."""
+        return 4 if self.cuda else 5
+
+    def pad(self, i: int) -> int:
+        """Where value i lies in shared memory. As all sizes are powers of two, pad(i + j) is pad(i) + pad(j) below."""
+        return i + (i >> self.log_pad)
+
+    @property
+    def group(self) -> int:
+        """Threads that compare their peaks in shared memory, before the groups do."""
+        return 1 << self.threads.bit_length() // 2
+
+    @property
+    def peak_cells(self) -> int:
+        """Shared memory of a team for two lists of peaks, of its threads and of their groups."""
+        return 2 * (self.threads + self.threads // self.group)
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -106,18 +130,13 @@ class Layout:
         return np.concatenate(pairs + list(zip(rows[0::2], rows[1::2])), axis=1)
 
 
-def pad(i):
-    """Where value i lies in shared memory: one cell in 33 stays free, so that strided access meets all banks."""
-    return i + i // 32 if isinstance(i, int) else i + (i >> 5)
-
-
 def known(index):
     """An index >= 0 of which LLVM knows no more than that: constants added to it become offsets of the access.
 
     Without the mask an addition may overflow for all LLVM knows; with fewer known bits it may turn into a bitwise or.
     Either way each access would compute its own address.
     """
-    return hold(index & 0x3FFFFFFF)
+    return hold(index & 0x1FFFFFFF)
 
 
 def constant(value: float, dtype):
@@ -193,15 +212,27 @@ def fused_kernel(
     N, H, R, T = layout.n_fft, layout.hop, layout.points, layout.threads
     TEAMS, BLOCK, CELLS, OVERLAP = layout.teams, layout.block, layout.cells, layout.overlap
     RADICES, STRIDES, OFFSETS = layout.radices, layout.strides, layout.offsets
-    CARRY = pad(N) + 1  # where the overlap begins in a team's shared memory
-    UPPER = pad(N // 2)  # where the upper bins wait for their mirrors
+    BUFFER = layout.buffer_cells
+    CARRY = layout.buffers * BUFFER  # where the overlap begins in a team's shared memory
+    # Exchanges among threads take the buffers in turn: all of the way forward, the spectrum's, all of the way back.
+    EXCHANGES = len(RADICES) - 1
+    TURN = BUFFER if layout.buffers > 1 else 0  # from a buffer to the other
+    SPECTRAL = EXCHANGES % 2 * TURN
+    BACK = (EXCHANGES + 1) % 2
+    WAITS = layout.buffers == 1  # until all threads have read an exchange, before the next is written
+    pad = layout.pad
     PAD = 0 if edges == "none" else N // 2
     FRAMES = 2 if fixed else 1  # frames per transform
     REGISTERS = layout.in_registers and gradient and OVERLAP > 0
     KEEP, SHIFT = OVERLAP // T, H // T  # if in registers: how many wait, and how far they move
+    LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(R, -(-H // T))  # registers of which some are finished with their frame
     CUDA = layout.cuda
     WARP = CUDA and T <= 32  # a team lies within a warp
+    SHUFFLES = CUDA and dtype == ti.f32  # neighbours compare their peaks by warp shuffles, else in shared memory
+    GROUP = min(T, 32) if SHUFFLES else layout.group
+    PEAKS = CELLS - layout.peak_cells
+    LOG_T, LOG_GROUP = T.bit_length() - 1, GROUP.bit_length() - 1
     pair = ti.types.vector(2, dtype)
     Pairs = ti.types.ndarray(dtype=pair, ndim=1)
     Values = ti.types.ndarray(dtype=dtype, ndim=1)
@@ -222,16 +253,16 @@ def fused_kernel(
 
     @ti.func
     def uniform(condition):
-        """A condition that all threads of a team share, told to the compiler where a team fills a warp."""
-        if ti.static(CUDA and T == 32):
+        """A condition that all threads of a team share, told to the compiler where a team fills warps."""
+        if ti.static(CUDA and T >= 32):
             return ti.simt.warp.all_nonzero(ti.u32(0xFFFFFFFF), ti.cast(condition, ti.i32)) != 0
         else:
             return condition
 
     @ti.func
     def padded(i: ti.template()):
-        """`pad`, for code that Taichi reads."""
-        return i + (i >> 5)
+        """`pad` of a Taichi value."""
+        return i + (i >> ti.static(layout.log_pad))
 
     @ti.func
     def store(sm: ti.template(), at: ti.template(), a: ti.template(), b: ti.template()):
@@ -254,40 +285,40 @@ def fused_kernel(
         return array[at]
 
     @ti.func
-    def sample(x: ti.template(), b: ti.template(), s: ti.template()):
-        """Sample s of item b, of a signal of shape (T,) or (B, T)."""
+    def cell(x: ti.template(), b: ti.template(), at: ti.template()):
+        """Sample `at` of a field's item b; of an ndarray, value `at` of its memory, which takes no multiplication."""
         if ti.static(len(x.shape) == 1):
-            return x[s]
+            return x[at]
+        elif ti.static(is_field):
+            return x[b, at]
         else:
-            return x[b, s]
+            return x[0, at]
 
     @ti.func
-    def sample_at_edge(x: ti.template(), b, s, length):
-        """Sample s of item b where s may lie outside the signal."""
-        value = ti.cast(0, dtype)
+    def source(s, length):
+        """The sample that stands at s, which may lie outside the signal; -1 for none."""
         if ti.static(edges == "reflect"):
             s = ti.select(s < 0, -s, s)
             s = ti.select(s >= length, 2 * (length - 1) - s, s)
-        if 0 <= s < length:
-            value = sample(x, b, s)
-        return value
+        return ti.select(s < length, s, -1)
 
     @ti.func
-    def put(g: ti.template(), edge: ti.template(), row, b, p, length, value, add: ti.template()):
-        """Write or add a gradient at position p of item b; reflected positions outside the signal go to `edge`."""
+    def put(gs: ti.template(), edge: ti.template(), b, p, length, values: ti.template(), add):
+        """Write or add gradients at position p of item b; reflected positions outside the signal go to `edge`."""
         if 0 <= p < length:
-            if ti.static(add):
-                g[b, p] = g[b, p] + value
-            else:
-                g[b, p] = value
+            for s in ti.static(range(len(gs))):
+                gs[s][b, p] = values[s] + (gs[s][b, p] if add else 0)
         elif ti.static(edges == "reflect"):
             q = ti.select(p < 0, p + PAD, p - length + PAD)
             if q < 2 * PAD:
-                edge[row, q] = edge[row, q] + value if ti.static(add) else value
+                for s in ti.static(range(len(gs))):
+                    row = 2 * b + s
+                    edge[row, q] = values[s] + (edge[row, q] if add else 0)
 
-    def constants(table, at):
+    @ti.func
+    def constants(table: ti.template(), at: ti.template()):
         """A pair of the table."""
-        return read(table, at), read(table, at + ENTRIES)
+        return table[at], table[at + ENTRIES]
 
     @ti.func
     def exponent(e: ti.template()):
@@ -309,56 +340,67 @@ def fused_kernel(
         return peak
 
     def difference_of(first, second):
-        """Where two lists of values differ most."""
-        return peak_of([hold(a - b) for a, b in zip(first, second)])
+        """Bits that are 0 if two lists of values are the same."""
+        found = ti.cast(0, Bits)
+        for a, b in zip(first, second):
+            found = hold(found | (ti.bit_cast(a, Bits) ^ ti.bit_cast(b, Bits)))
+        return found
 
     @ti.func
     def team_peaks(x: ti.template(), y: ti.template(), d: ti.template(), sm: ti.template(), team: ti.template(),
-                   t: ti.template(), zero: ti.template()):  # fmt: skip
-        """The largest of x, of y and of d in the team."""
-        a, b, c = x, y, d
-        if ti.static(WARP and dtype == ti.f32):  # magnitudes are ordered as their bits are
-            i, j, k = ti.bit_cast(x, ti.i32), ti.bit_cast(y, ti.i32), ti.bit_cast(d, ti.i32)
-            for s in ti.static([1 << e for e in range(T.bit_length() - 1)]):
+                   t: ti.template()):  # fmt: skip
+        """The largest of x and of y in the team, and 1 if any d is not 0: among GROUP neighbours, then all groups."""
+        a, b, c = x, y, ti.cast(d != 0, dtype)
+        if ti.static(SHUFFLES):  # magnitudes are ordered as their bits are
+            i, j, k = ti.bit_cast(x, ti.i32), ti.bit_cast(y, ti.i32), d
+            for s in ti.static([1 << e for e in range(GROUP.bit_length() - 1)]):
                 i = ti.max(i, ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), i, s))
                 j = ti.max(j, ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), j, s))
-                if ti.static(not fixed):
-                    k = ti.max(k, ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), k, s))
-            a, b, c = ti.bit_cast(i, ti.f32), ti.bit_cast(j, ti.f32), ti.bit_cast(k, ti.f32)
+                if ti.static(not fixed and GROUP < 32):  # a vote is among all of a warp
+                    k = k | ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), k, s)
+            if ti.static(not fixed and GROUP == 32):
+                k = ti.simt.warp.any_nonzero(ti.u32(0xFFFFFFFF), ti.cast(k != 0, ti.i32))
+            a, b, c = ti.bit_cast(i, ti.f32), ti.bit_cast(j, ti.f32), ti.cast(k != 0, dtype)
         else:
-            sync()
-            store(sm, team + t, x, y)
-            if ti.static(not fixed):
-                store(sm, team + T + t, d, d)
-            for e in ti.static(range(T.bit_length() - 2, -1, -1)):
-                sync()
-                here = team + t + (e + 1) * zero  # as in transform
-                if t < ti.static(1 << e):
-                    first = fetch(sm, here)
-                    second = fetch(sm, here + ti.static(1 << e))
-                    store(sm, here, ti.max(first[0], second[0]), ti.max(first[1], second[1]))
-                    if ti.static(not fixed):
-                        mine = fetch(sm, here + T)
-                        other = fetch(sm, here + ti.static(T + (1 << e)))
-                        store(sm, here + T, ti.max(mine[0], other[0]), ti.max(mine[1], other[1]))
-            sync()
-            a, b = fetch(sm, team)
-            if ti.static(not fixed):
-                c, _ = fetch(sm, team + T)
-            sync()
+            a, b, c = shared_peaks(a, b, c, sm, team + PEAKS, t, True, t & ti.static(-GROUP), ti.static(GROUP))
+        if ti.static(SHUFFLES and GROUP == T):
+            sync()  # in any case, before the frame's first exchange: the last one of the frame before has been read
+        elif ti.static(GROUP < T):
+            groups = team + ti.static(PEAKS + (0 if SHUFFLES else 2 * T))
+            a, b, c = shared_peaks(a, b, c, sm, groups, t >> LOG_GROUP, t & ti.static(GROUP - 1) == 0, 0,
+                                   ti.static(T // GROUP))  # fmt: skip
         return a, b, c
 
     @ti.func
+    def shared_peaks(a: ti.template(), b: ti.template(), c: ti.template(), sm: ti.template(), base: ti.template(),
+                     mine: ti.template(), writes: ti.template(), first: ti.template(),
+                     count: ti.template()):  # fmt: skip
+        """The largest among entries `first` ... `first + count - 1` of a list in shared memory, this thread's at `mine`."""
+        if writes:
+            store(sm, base + 2 * mine, a, b)
+            if ti.static(not fixed):
+                store(sm, base + 2 * mine + 1, c, c)
+        sync()
+        x, y, d = a, b, c
+        for e in ti.static(range(count)):
+            p, q = fetch(sm, base + 2 * (first + e))
+            x, y = ti.max(x, p), ti.max(y, q)
+            if ti.static(not fixed):
+                r, _ = fetch(sm, base + 2 * (first + e) + 1)
+                d = ti.max(d, r)
+        return x, y, d
+
+    @ti.func
     def balance(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
-                scale: ti.template(), zero: ti.template()):  # fmt: skip
+                scale: ti.template()):  # fmt: skip
         """Bring both parts to a peak near 1 where they differ much or are extreme. scale: what undoes it; 0 or 1/2.
 
         The louder part's rounding would drown the quieter one, and squares of 1e-20 or 1e18 leave float32's range.
         A silent part has no spectrum at all: its second factor is 0, so that no rounding is taken for one. Of two
         equal parts one is dropped, and its spectrum is taken to be the other's, so that their distance is 0.
         """
-        mine = ti.static([peak_of(re), peak_of(im), re[0] if fixed else difference_of(re, im)])
-        x, y, d = team_peaks(mine[0], mine[1], mine[2], sm, team, t, zero)
+        mine = ti.static([peak_of(re), peak_of(im), ti.cast(0, Bits) if fixed else difference_of(re, im)])
+        x, y, d = team_peaks(mine[0], mine[1], mine[2], sm, team, t)
         low, high = ti.min(x, y), ti.max(x, y)
         scale[0], scale[1] = ti.cast(1, dtype), ti.cast(1, dtype)
         scale[2] = ti.cast(0.5, dtype) * ti.cast(x > 0, dtype)
@@ -375,8 +417,8 @@ def fused_kernel(
             for m in ti.static(range(R)):
                 im[m] = ti.select(d == 0, ti.cast(0, dtype), im[m])
 
-    def transform(re, im, sm, team, t, table, zero):
-        """The DFT of a frame: points t + T m in, bins t + T m out."""
+    def transform(re, im, sm, first, second, t, table, zero):
+        """The DFT of a frame: points t + T m in, bins t + T m out; exchanges by the buffers at `first` and `second`."""
         values = list(zip(re, im))
         for p, r in enumerate(RADICES):
             n, stride = R // r, STRIDES[p]
@@ -387,36 +429,29 @@ def fused_kernel(
                 done.append(dft(values[b::n], pairs, dtype))
             if p + 1 == len(RADICES):
                 return [done[m % n][m // n] for m in range(R)]
-            if p > 0:
+            if WAITS:
                 sync()
+            buffer = second if p % 2 else first
             for b in range(n):
                 at = t + b * T
                 at = hold(at * r) if p == 0 else hold((at // stride) * (stride * r) + at % stride)
-                base = known(team + pad(at))
+                base = known(buffer + padded(at))
                 for k in range(r):
-                    if stride % 32 == 0 or (stride == 1 and 32 % r == 0):
-                        store(sm, base + pad(k * stride), *done[b][k])
-                    else:
-                        store(sm, team + pad(at + k * stride), *done[b][k])
+                    store(sm, base + pad(k * stride), *done[b][k])
             sync()
             # Taichi takes shared memory for the thread's own and would reuse what it read a pass before: hence zero.
-            values = own(sm, team + p * zero, t, range(R))
+            values = own(sm, buffer + p * zero, t, range(R))
 
     def own(sm, team, t, registers):
         """This thread's cells: points t + T m."""
-        if T % 32 == 0 or 32 % T == 0:
-            base = known(team + pad(t))
-            return [fetch(sm, base + pad(m * T)) for m in registers]
-        return [fetch(sm, team + pad(t + m * T)) for m in registers]
+        base = known(team + padded(t))
+        return [fetch(sm, base + pad(m * T)) for m in registers]
 
     def keep(sm, team, t, registers, values):
         """The reverse of `own`."""
-        base = known(team + pad(t))
+        base = known(team + padded(t))
         for m, value in zip(registers, values):
-            if T % 32 == 0 or 32 % T == 0:
-                store(sm, base + pad(m * T), *value)
-            else:
-                store(sm, team + pad(t + m * T), *value)
+            store(sm, base + pad(m * T), *value)
 
     def tiny():
         """So little that it only keeps 1 / sqrt finite: 1e-36 in float32, 1e-288 in float64."""
@@ -438,11 +473,15 @@ def fused_kernel(
         if not fixed:
             y = tuple(hold(ti.select(scale[4] > 0, mine, other)) for mine, other in zip(x, y))
         least = tiny()
-        px = hold(ti.max(x[0] * x[0] + x[1] * x[1], least))
-        py = hold(ti.max(y[0] * y[0] + y[1] * y[1], least))
+        px = hold(x[0] * x[0] + (x[1] * x[1] + least))
+        py = hold(y[0] * y[0] + (y[1] * y[1] + least))
+        if not fixed:
+            py = hold(ti.select(scale[4] > 0, px, py))
         # Directions first: a large slope over a tiny amplitude may overflow.
         ix, iy = hold(ti.rsqrt(px) * scale[2]), hold(ti.rsqrt(py) * scale[3])
-        found, dx, dy = measure(hold(px * ix * scale[0]), hold(py * iy * scale[1]))
+        # The maximum keeps these products apart from what is subtracted of them: fused, equal ones would differ.
+        none = constant(0.0, dtype)
+        found, dx, dy = measure(hold(ti.max(px * ix * scale[0], none)), hold(ti.max(py * iy * scale[1], none)))
         real, imag = hold(dx * (x[0] * ix)), hold(dx * (x[1] * ix))
         p, q = hold(dy * (y[0] * iy)), hold(dy * (y[1] * iy))
         return (
@@ -450,21 +489,6 @@ def fused_kernel(
             (hold(real - q), hold(imag + p)),
             (hold(real + q), hold(p - imag)),
         )
-
-    def all_pairs(values, others, t, aims, second, scale, factors):
-        """The distances of this thread's lower bins, and what replaces them and their mirrors."""
-        totals, lows, highs = [constant(0.0, dtype) for _ in parts], [], []
-        for m in range(R // 2):
-            z, other = values[m], others[m]
-            if m == 0:  # bin 0 is its own mirror
-                other = tuple(hold(ti.select(t == 0, mine, theirs)) for mine, theirs in zip(z, other))
-            found, low, high = two_bins(z, other, measure(aims[m], second, factors), scale)
-            if m == 0:
-                low = tuple(hold(ti.select(t == 0, 2 * part, part)) for part in low)
-            totals = [hold(total + value) for total, value in zip(totals, found)]
-            lows.append(low)
-            highs.append(high)
-        return totals, lows, highs
 
     @ti.func
     def both(a: ti.template(), b: ti.template(), j: ti.template()):
@@ -477,172 +501,208 @@ def fused_kernel(
         value1, db, _ = distance(b, second, j)
         return value0, value1, da, db
 
-    # Thread t's bin t + T m has its mirror N - k in thread T - t's cells; thread 0's, in its own, one row further.
-    # Where T < 32 that step crosses a padding cell for some m.
-    CROSS = [pad(T * (R - m)) - pad(T * (R - 1 - m)) - pad(T) for m in range(R // 2)]
-    MIRROR = [pad(T * (R - 1 - m)) for m in range(R // 2)]
-
     @ti.kernel
     def fused(x: Signal, y: Values if fixed else Signal, gx: Matrix, gy: Matrix, table: Values, halo: Pairs,
               edge: Matrix, partial: Values, sums: Matrix, coefficients: Matrix, items: ti.i32, length: ti.i32,
               frames: ti.i32, runs: ti.i32, steps: ti.i32, item_stride: ti.i32, frame_stride: ti.i32,
               ways: ti.i32, zero: ti.i32):  # fmt: skip
         """Sums of each item and gradients. ways: 2 with gradients, else 1; zero: 0, which the compiler is not to know."""
-        # 1. every run of frames, by one team
+        # 1. every run of frames, by one team. The bounds of all loops are constants: others take a launch to find out.
         ti.loop_config(block_dim=BLOCK)
-        for i in range((items * runs + TEAMS - 1) // TEAMS * BLOCK):
+        for i in range(GRID * T):
             sm = ti.simt.block.SharedArray((SHARED[0],), SHARED[1])
-            t = ((i & ti.static(T - 1)) + zero) & 0x3FFFFFFF
-            which = (i & ti.static(BLOCK - 1)) // T
+            t = ((i & ti.static(T - 1)) + zero) & 0x1FFFFFFF
+            which = (i & ti.static(BLOCK - 1)) >> LOG_T
             team = which * CELLS
-            run = i // BLOCK * TEAMS + which
-            b = run // runs
-            c = run - b * runs
-            row = ti.min(b, items - 1)  # the last block may have teams without an item: they read, but write nothing
-            factors = [coefficients[row, ti.static(parts[j][0])] for j in ti.static(range(C))]
-            total = [ti.cast(0, dtype) for _ in ti.static(range(C))]
-            wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES) if REGISTERS else 0))]
-            if ti.static(gradient and not REGISTERS):
-                n = t
-                while n < OVERLAP:
-                    store(sm, team + CARRY + n, ti.cast(0, dtype), ti.cast(0, dtype))
-                    n += T
-            re = [ti.cast(0, dtype) for _ in ti.static(range(R))]
-            im = [ti.cast(0, dtype) for _ in ti.static(range(R))]
-            scale = [ti.cast(1, dtype) for _ in ti.static(range(5))]
-            for step in range(steps):
-                f = (c * steps + step) * FRAMES
-                live = f < frames and b < items
-                start = f * H - PAD
-                inside = b < items and start >= 0 and start + ti.static(N + (FRAMES - 1) * H) <= length
-                if ti.static(fixed):
-                    inside = inside and f + 1 < frames
-                inside = uniform(inside)
-                for way in range(ways):  # forward; then, with gradients, back
-                    sync()
-                    if way == 0:
-                        load_frames(re, im, x, y, table, sm, team, t, b, f, frames, start, length, inside, live, zero)
-                        balance(re, im, sm, team, t, scale, zero)
-                    else:
-                        found = spectral(
-                            re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale, factors
-                        )
+            first_run = (i & ti.static(-BLOCK)) >> LOG_T  # of the block
+            while first_run < items * runs:
+                run = first_run + which
+                b = ti.raw_div(run, runs)
+                c = run - b * runs
+                row = ti.min(
+                    b, items - 1
+                )  # the last block may have teams without an item: they read, but write nothing
+                factors = [coefficients[row, ti.static(parts[j][0])] for j in ti.static(range(C))]
+                total = [ti.cast(0, dtype) for _ in ti.static(range(C))]
+                wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES) if REGISTERS else 0))]
+                if ti.static(gradient and not REGISTERS):
+                    n = t
+                    while n < OVERLAP:
+                        store(sm, team + CARRY + n, ti.cast(0, dtype), ti.cast(0, dtype))
+                        n += T
+                re = [ti.cast(0, dtype) for _ in ti.static(range(R))]
+                im = [ti.cast(0, dtype) for _ in ti.static(range(R))]
+                scale = [ti.cast(1, dtype) for _ in ti.static(range(5))]
+                for step in range(steps):
+                    f = (c * steps + step) * FRAMES
+                    live = f < frames and b < items
+                    start = f * H - PAD
+                    inside = b < items and start >= 0 and start + ti.static(N + (FRAMES - 1) * H) <= length
+                    if ti.static(fixed):
+                        inside = inside and f + 1 < frames
+                    inside = uniform(inside)
+                    for way in range(ways):  # forward; then, with gradients, back
+                        if way == 0:
+                            if ti.static(fixed):
+                                load_frames(re, im, x, x, table, sm, team, t, b, f, frames, start, length, items, inside,
+                                            live, zero)  # fmt: skip
+                            else:
+                                load_frames(re, im, x, y, table, sm, team, t, b, f, frames, start, length, items, inside,
+                                            live, zero)  # fmt: skip
+                            balance(re, im, sm, team, t, scale)
+                        else:
+                            found = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale,
+                                             factors, zero)  # fmt: skip
+                            for j in ti.static(range(C)):
+                                total[j] += ti.select(live, found[j], ti.cast(0, dtype))
+                        flip = way * ti.static(BACK * TURN)
+                        done = ti.static(transform(re, im, sm, team + flip, team + (TURN - flip), t, table, zero))
+                        for m in ti.static(range(R)):
+                            re[m] = done[m][0]
+                            im[m] = done[m][1]
+                    if ti.static(not gradient):
+                        found = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale,
+                                         factors, zero)  # fmt: skip
                         for j in ti.static(range(C)):
                             total[j] += ti.select(live, found[j], ti.cast(0, dtype))
-                    done = ti.static(transform(re, im, sm, team, t, table, zero))
-                    for m in ti.static(range(R)):
-                        re[m] = done[m][0]
-                        im[m] = done[m][1]
-                sync()
-                if ti.static(not gradient):
-                    found = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale, factors)
-                    for j in ti.static(range(C)):
-                        total[j] += ti.select(live, found[j], ti.cast(0, dtype))
-                else:
-                    # The gradient at a silent frame is 0, not the other one's rounding.
-                    if scale[2] == 0:
-                        for m in ti.static(range(R)):
-                            im[m] = 0
-                    if scale[3] == 0:
-                        for m in ti.static(range(R)):
-                            re[m] = 0
-                    windowed = ti.static(weighted(list(zip(re, im)), window(table, t)))
-                    if ti.static(fixed):
-                        emit(ti.static(windowed[1:]), ti.static([gx]), wait, sm, team, t, edge, b, start, length,
-                             inside, items, zero)  # fmt: skip
-                        sync()
-                        # Zeros if there is no second frame, which then was silent.
-                        emit(ti.static(windowed[:1]), ti.static([gx]), wait, sm, team, t, edge, b, start + H, length,
-                             inside, items, zero)  # fmt: skip
                     else:
-                        emit(ti.static(windowed[::-1]), ti.static([gx, gy]), wait, sm, team, t, edge, b, start, length,
-                             inside, items, zero)  # fmt: skip
-            if ti.static(gradient and OVERLAP > 0):
-                sync()
-                if b < items:
+                        # The gradient at a silent frame is 0, not the other one's rounding.
+                        if scale[2] == 0:
+                            for m in ti.static(range(R)):
+                                im[m] = 0
+                        if scale[3] == 0:
+                            for m in ti.static(range(R)):
+                                re[m] = 0
+                        windowed = ti.static(weighted(list(zip(re, im)), window(table, t)))
+                        if ti.static(fixed):
+                            for m in ti.static(range(R)):
+                                re[m], im[m] = windowed[0][m], windowed[1][m]
+                            # Of two frames the first, then the other. The loop halves the code for CUDA, where LLVM
+                            # inlines the kernel's body only if it is small enough; Vulkan's compilers spill in it.
+                            if ti.static(CUDA):
+                                for half in range(2 + zero):
+                                    emit(ti.static([im]), ti.static([gx]), wait, sm, team, t, edge, b, start + half * H,
+                                         length, inside, items, zero)  # fmt: skip
+                                    for m in ti.static(range(R)):
+                                        im[m] = re[m]  # zeros if there is no second frame, which then was silent
+                                    if ti.static(not REGISTERS):
+                                        sync()
+                            else:
+                                for half in ti.static(range(2)):
+                                    emit(ti.static([[im, re][half]]), ti.static([gx]), wait, sm, team, t, edge, b,
+                                         start + half * H, length, inside, items, zero)  # fmt: skip
+                                    if ti.static(not REGISTERS):
+                                        sync()
+                        else:
+                            emit(ti.static(windowed[::-1]), ti.static([gx, gy]), wait, sm, team, t, edge, b, start, length,
+                                 inside, items, zero)  # fmt: skip
+                if ti.static(gradient and OVERLAP > 0):
                     if ti.static(REGISTERS):
                         for m in ti.static(range(KEEP)):
-                            halo[run * OVERLAP + t + T * m] = ti.Vector([wait[m], wait[m + (0 if fixed else KEEP)]])
+                            store(sm, team + padded(t + ti.static(T * m)), wait[m], wait[m + (0 if fixed else KEEP)])
                     else:
-                        n = t
-                        while n < OVERLAP:
-                            left_x, left_y = fetch(sm, team + CARRY + n)
-                            halo[run * OVERLAP + n] = ti.Vector([left_x, left_y])
-                            n += T
-            # the team's sums, its threads always added in the same order
-            for j in ti.static(range(C)):
-                here = team + t + j * zero  # as in transform
-                sync()
-                store(sm, here, total[j], total[j])
-                for s in ti.static([1 << e for e in range(T.bit_length() - 2, -1, -1)]):
+                        sync()
+                    n = t
+                    while n < OVERLAP and b < items:
+                        left_x, left_y = fetch(sm, team + (padded(n) if ti.static(REGISTERS) else CARRY + n))
+                        halo[run * OVERLAP + n] = ti.Vector([left_x, left_y])
+                        n += T
+                # the team's sums, its threads always added in the same order
+                for j in ti.static(range(C)):
+                    here = team + t + j * zero  # as in transform
                     sync()
-                    if t < s:
-                        ours, unused = fetch(sm, here)
-                        theirs, _ = fetch(sm, here + s)
-                        store(sm, here, ours + theirs, unused)
-                if t == 0 and b < items:
-                    whole, unused = fetch(sm, here)
-                    partial[run * C + j] = whole
-            sync()
-        if ti.static(gradient):
-            # 2. what runs left over, onto where the next runs wrote
-            if ti.static(OVERLAP > 0):
-                advance = steps * ti.static(FRAMES * H)
-                ti.loop_config(block_dim=128)
-                for i in range(items * (runs - 1) * 128):  # 128 threads for each seam between two runs
-                    seam = i // 128
-                    b = seam // (runs - 1)
-                    c = seam - b * (runs - 1)
-                    n = i & 127
-                    while n < ti.min(advance, OVERLAP):
-                        sx, sy = left_over(halo, b * runs + c, ti.min(c, (OVERLAP - 1 - n) // advance), n, advance)
-                        p = (c + 1) * advance - PAD + n
-                        put(gx, edge, 2 * b, b, p, length, sx, True)
-                        if ti.static(not fixed):
-                            put(gy, edge, 2 * b + 1, b, p, length, sy, True)
-                        n += 128
-            # 3. behind the last run: what is left over there, and zero where no frame is
-            for b, n in ti.ndrange(items, ti.max(length + 2 * PAD - runs * steps * ti.static(FRAMES * H), 0)):
-                advance = steps * ti.static(FRAMES * H)
-                sx, sy = ti.cast(0, dtype), ti.cast(0, dtype)
-                if n < OVERLAP:
-                    sx, sy = left_over(
-                        halo, b * runs + runs - 1, ti.min(runs - 1, (OVERLAP - 1 - n) // advance), n, advance
-                    )
-                p = runs * advance - PAD + n
-                put(gx, edge, 2 * b, b, p, length, sx, False)
-                if ti.static(not fixed):
-                    put(gy, edge, 2 * b + 1, b, p, length, sy, False)
-            if ti.static(edges == "reflect"):
-                # 4. padded positions fold back onto the samples that they mirror, left edge then right edge
-                for b, n in ti.ndrange(items, PAD):
-                    put(gx, edge, 2 * b, b, PAD - n, length, edge[2 * b, n], True)
-                    if ti.static(not fixed):
-                        put(gy, edge, 2 * b + 1, b, PAD - n, length, edge[2 * b + 1, n], True)
-                for b, n in ti.ndrange(items, PAD):
-                    put(gx, edge, 2 * b, b, length - 2 - n, length, edge[2 * b, PAD + n], True)
-                    if ti.static(not fixed):
-                        put(gy, edge, 2 * b + 1, b, length - 2 - n, length, edge[2 * b + 1, PAD + n], True)
-        # 5. the sums of each item: one block adds those of its runs
+                    store(sm, here, total[j], total[j])
+                    s = T // 2 + zero  # + 0, as in load_frames
+                    while s > 0:
+                        sync()
+                        if t < s:
+                            ours, unused = fetch(sm, here)
+                            theirs, _ = fetch(sm, here + s)
+                            store(sm, here, ours + theirs, unused)
+                        s = s >> 1
+                    if t == 0 and b < items:
+                        whole, unused = fetch(sm, here)
+                        partial[run * C + j] = whole
+                sync()
+                first_run += GRID
+        # 2. the sums of each item, by one block; what runs left over, onto where the next runs wrote, by the others
         ti.loop_config(block_dim=128)
-        for i in range(items * 128):
+        for i in range((128 + GRID if gradient else 128) * 128):
             shared = ti.simt.block.SharedArray((128 * C,), dtype)
             t = i & 127
             b = i >> 7
-            for j in ti.static(range(C)):
-                total = ti.cast(0, dtype)
-                c = t
-                while c < runs:
-                    total += partial[(b * runs + c) * C + j]
-                    c += 128
-                at = t + 128 * j
-                shared[at] = total
-                for s in ti.static((64, 32, 16, 8, 4, 2, 1)):
-                    ti.simt.block.sync()
-                    if t < s:
-                        shared[at] = shared[at] + shared[at + s]
-                if t == 0:
-                    sums[b, ti.static(parts[j][0])] = shared[at]
+            if b < 128:
+                while b < items:
+                    for j in ti.static(range(C)):
+                        add_runs(partial, sums, shared, b, j, runs, t)
+                    b += 128
+            elif ti.static(gradient):
+                seam = b - 128
+                while seam < items * runs:
+                    add_left_over(gx, gy, halo, edge, seam, runs, steps * ti.static(FRAMES * H), length, t)
+                    seam += GRID
+        if ti.static(gradient and edges == "reflect"):
+            # 3. padded positions fold back onto the samples that they mirror: at the left edge, then at the right
+            for i in range(GRID * 16):
+                q = i
+                while q < items * 2 * PAD:
+                    b = q // ti.static(2 * PAD)
+                    fold(gx, gy, edge, b, q - b * ti.static(2 * PAD), length)
+                    q += GRID * 16
+
+    @ti.func
+    def add_runs(partial: ti.template(), sums: ti.template(), shared: ti.template(), b, j: ti.template(), runs, t):
+        """A sum of item b, over its runs, by the 128 threads t of a block."""
+        total = ti.cast(0, dtype)
+        c = t
+        while c < runs:
+            total += partial[(b * runs + c) * C + j]
+            c += 128
+        at = t + ti.static(128 * j)
+        ti.simt.block.sync()  # until all have read the item before
+        shared[at] = total
+        for s in ti.static((64, 32, 16, 8, 4, 2, 1)):
+            ti.simt.block.sync()
+            if t < s:
+                shared[at] = shared[at] + shared[at + s]
+        if t == 0:
+            sums[b, ti.static(parts[j][0])] = shared[at]
+
+    @ti.func
+    def add_left_over(gx: ti.template(), gy: ti.template(), halo: ti.template(), edge: ti.template(), run, runs,
+                      advance, length, t):  # fmt: skip
+        """What `run` and runs before it left over behind it, by 128 threads t; zeros where no frame is."""
+        b = ti.raw_div(run, runs)
+        c = run - b * runs
+        start = (c + 1) * advance - PAD  # behind the run
+        last = c == runs - 1
+        count = ti.select(last, ti.max(length + PAD - start, 0), ti.min(advance, OVERLAP))
+        n = t
+        while n < count:
+            sx, sy = ti.cast(0, dtype), ti.cast(0, dtype)
+            if n < OVERLAP:
+                sx, sy = left_over(halo, run, ti.min(c, (OVERLAP - 1 - n) // advance), n, advance)
+            put([gx] if ti.static(fixed) else [gx, gy], edge, b, start + n, length, [sx, sy], not last)
+            n += 128
+
+    @ti.func
+    def fold(gx: ti.template(), gy: ti.template(), edge: ti.template(), b, q, length):
+        """The mirror images of one sample: of 1 + q at the left edge or, from PAD on, of one at the right edge."""
+        s = q + 1
+        right = length - 1 - PAD
+        if q < PAD:
+            mirror(gx, gy, edge, b, s, PAD - s)
+        else:
+            s = right + q - PAD
+        if s >= right and (q < PAD or s < 1 or s > PAD):  # each sample once: the left one adds both
+            mirror(gx, gy, edge, b, s, length - 2 - s + PAD)
+
+    @ti.func
+    def mirror(gx: ti.template(), gy: ti.template(), edge: ti.template(), b, s, q):
+        """Adds the gradient at padded position q to sample s."""
+        gx[b, s] = gx[b, s] + edge[2 * b, q]
+        if ti.static(not fixed):
+            gy[b, s] = gy[b, s] + edge[2 * b + 1, q]
 
     @ti.func
     def left_over(halo: ti.template(), run, back, n, advance):
@@ -655,87 +715,87 @@ def fused_kernel(
         return sx, sy
 
     @ti.func
-    def load_frames(re: ti.template(), im: ti.template(), x: ti.template(), y: ti.template(),
+    def load_frames(re: ti.template(), im: ti.template(), x: ti.template(), other: ti.template(),
                     table: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
                     b: ti.template(), f: ti.template(), frames: ti.template(), start: ti.template(),
-                    length: ti.template(), inside: ti.template(), live: ti.template(),
+                    length: ti.template(), items: ti.template(), inside: ti.template(), live: ti.template(),
                     zero: ti.template()):  # fmt: skip
-        """The windowed frame, or both frames, into registers; at the edges through shared memory, in a loop."""
+        """The windowed frame and `other`'s into registers; at the edges through shared memory, in a loop."""
+        row = 0 if ti.static(is_field) else b * length  # where item b begins in the memory of an ndarray
         if inside:
+            at = (row + start + t) & 0x3FFFFFFF
             weights = ti.static(window(table, t))
             for m in ti.static(range(R)):
-                w = ti.static(weights)[m]
-                re[m] = w * sample(x, b, start + t + ti.static(T * m))
-                if ti.static(fixed):
-                    im[m] = w * sample(x, b, start + t + ti.static(T * m + H))
-                else:
-                    im[m] = w * sample(y, b, start + t + ti.static(T * m))
+                re[m] = ti.static(weights)[m] * cell(x, b, at + ti.static(T * m))
+                im[m] = ti.static(weights)[m] * cell(other, b, at + ti.static(T * m + LATER))
         else:
             for m in range(R + zero):  # + 0 keeps LLVM from unrolling it
                 n = t + T * m
                 first, second = ti.cast(0, dtype), ti.cast(0, dtype)
-                if live:
-                    w = table[WINDOW + (m >> 1) * T + t + (m & 1) * ENTRIES]
-                    first = w * sample_at_edge(x, b, start + n, length)
-                    if ti.static(fixed):
-                        if f + 1 < frames:
-                            second = w * sample_at_edge(x, b, start + H + n, length)
-                    else:
-                        second = w * sample_at_edge(y, b, start + n, length)
-                store(sm, team + padded(n), first, second)
+                at = source(start + n, length)
+                if live and at >= 0:
+                    first = cell(x, b, row + at)
+                if ti.static(fixed):
+                    at = source(start + H + n, length)
+                if f + (FRAMES - 1) < frames and b < items and at >= 0:
+                    second = cell(other, b, row + at)
+                even, odd = constants(table, t + (WINDOW + T * (m >> 1)))
+                w = ti.select(m & 1, odd, even)
+                store(sm, team + padded(n), w * first, w * second)
             cells = ti.static(own(sm, team, t, range(R)))
             for m in ti.static(range(R)):
                 re[m] = cells[m][0]
                 im[m] = cells[m][1]
-        if ti.static(not WARP or T < 32):
-            sync()
 
     @ti.func
     def spectral(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
                  t: ti.template(), row: ti.template(), f: ti.template(), frames: ti.template(), y: ti.template(),
                  item_stride: ti.template(), frame_stride: ti.template(), scale: ti.template(),
-                 factors: ti.template()):  # fmt: skip
-        """Distances of every bin; re and im become the gradients' spectrum, exchanged for the way back."""
+                 factors: ti.template(), zero: ti.template()):  # fmt: skip
+        """Distance of every bin; re and im become the gradients' spectrum, exchanged for the way back.
+
+        A loop over bins t + T m and their mirrors, of which bins 0 and N / 2 are their own.
+        """
         sums = [ti.cast(0, dtype) for _ in ti.static(range(C))]
         row0 = (row * item_stride + ti.min(f, frames - 1) * frame_stride + t) & 0x3FFFFFFF
         row1 = (row * item_stride + ti.min(f + 1, frames - 1) * frame_stride + t) & 0x3FFFFFFF
         second = f + 1 < frames
-        aims = ti.static(targets(y, row0, row1, t))
-        ti.static(keep(sm, team + UPPER, t, range(R // 2), list(zip(re, im))[R // 2 :]))
+        now, soon = ti.static(target(y, row0, row1)), ti.static(target(y, row0 + T, row1 + T))
+        buffer = team + SPECTRAL
+        if ti.static(WAITS):
+            sync()
+        ti.static(keep(sm, buffer, t, range(R), list(zip(re, im))))
         sync()
-        mirror = (team + padded(T - t)) & 0x3FFFFFFF
-        crossed = (mirror + ti.cast(t == 0, ti.i32)) & 0x3FFFFFFF
-        others = ti.static([fetch(sm, (crossed if CROSS[m] else mirror) + MIRROR[m]) for m in range(R // 2)])
-        found, lows, highs = ti.static(all_pairs(list(zip(re, im)), others, t, aims, second, scale, factors))
-        for j in ti.static(range(C)):
-            sums[j] += found[j]
-        if ti.static(gradient):  # written only now: no read above has to wait for a write that might change it
-            for m in ti.static(range(R // 2)):
-                at = (crossed if ti.static(CROSS[m] != 0) else mirror) + ti.static(MIRROR[m])
-                store(sm, at, highs[m][1], highs[m][0])
-        if t == 0:  # so is bin N / 2
-            middle = ti.static((re[R // 2], im[R // 2]))
-            at_middle, low, _ = ti.static(two_bins(middle, middle, measure(aims[R // 2], second, factors), scale))
-            for j in ti.static(range(C)):
-                sums[j] += at_middle[j]
-            if ti.static(gradient):
-                store(sm, team + UPPER, 2 * low[1], 2 * low[0])
+        for m in range(R // 2 + 1 + zero):  # + 0, as in load_frames
+            k = t + T * m
+            if k <= ti.static(N // 2):
+                here, there = buffer + padded(k), buffer + padded((N - k) & ti.static(N - 1))
+                bins = ti.static((fetch(sm, here), fetch(sm, there)))
+                later = ti.min(2 * T + k, N // 2) - t
+                then = ti.static(target(y, row0 + later, row1 + later))
+                found, low, high = ti.static(two_bins(bins[0], bins[1], measure(now, second, factors), scale))
+                for part in ti.static(range(len(now))):
+                    now[part] = soon[part]
+                    soon[part] = then[part]
+                for j in ti.static(range(C)):
+                    sums[j] += found[j]
+                if ti.static(gradient):
+                    if k & ti.static(N // 2 - 1) == 0:
+                        store(sm, here, 2 * low[1], 2 * low[0])
+                    else:
+                        store(sm, here, low[1], low[0])
+                        store(sm, there, high[1], high[0])
         if ti.static(gradient):
             sync()
-            cells = ti.static(own(sm, team + UPPER, t, range(R // 2)))
-            for m in ti.static(range(R // 2)):
-                re[m] = lows[m][1]
-                im[m] = lows[m][0]
-                re[m + R // 2] = cells[m][0]
-                im[m + R // 2] = cells[m][1]
-            sync()
+            cells = ti.static(own(sm, buffer + zero, t, range(R)))
+            for m in ti.static(range(R)):
+                re[m] = cells[m][0]
+                im[m] = cells[m][1]
         return sums
 
-    def targets(y, row0, row1, t):
-        """The target's magnitudes at this thread's lower bins and at bin N / 2, in both frames, if fixed."""
-        if not fixed:
-            return [None] * (R // 2 + 1)
-        return [(read(y, row0 + k), read(y, row1 + k)) for k in (*range(0, N // 2, T), N // 2 - t)]
+    def target(y, at0, at1):
+        """A target's magnitudes in both frames, if fixed. They take long to come, so are asked for two bins ahead."""
+        return [hold(read(y, at0)), hold(read(y, at1))] if fixed else []
 
     def measure(target, second, factors):
         """A function of two magnitudes: the parts' values, and both derivatives of all, each times its factor.
@@ -802,10 +862,11 @@ def fused_kernel(
                 if ti.static(T * m >= H) or t + ti.static(T * m) >= H:
                     store(sm, rest + ti.static(T * m), sums[0][m], sums[count - 1][m])
         if inside:
+            at = (b * length + start + t) & 0x3FFFFFFF  # as in load_frames
             for s in ti.static(range(count)):
                 for m in ti.static(range(EMIT)):
                     if ti.static(T * (m + 1) <= H) or t + ti.static(T * m) < H:
-                        gs[s][b, start + t + ti.static(T * m)] = sums[s][m]
+                        gs[s][0, at + ti.static(T * m)] = sums[s][m]
         elif b < items:
             for m in ti.static(range(EMIT)):
                 store(sm, team + padded(t + ti.static(T * m)), sums[0][m], sums[count - 1][m])
@@ -813,13 +874,11 @@ def fused_kernel(
                 n = t + T * m
                 if n < H:
                     value = fetch(sm, team + padded(n))
-                    for s in ti.static(range(count)):
-                        put(gs[s], edge, 2 * b + s, b, start + n, length, value[s], False)
+                    put(gs, edge, b, start + n, length, value, False)
         if ti.static(H > N):
             n = N + t
             while n < H and b < items:
-                for s in ti.static(range(count)):
-                    put(gs[s], edge, 2 * b + s, b, start + n, length, ti.cast(0, dtype), False)
+                put(gs, edge, b, start + n, length, [ti.cast(0, dtype), ti.cast(0, dtype)], False)
                 n += T
 
     return fused
@@ -833,13 +892,13 @@ def choose(n_fft: int, hop: int, dtype: Any, arch: str) -> Layout | None:
     threads = n_fft // points
     in_registers = hop < n_fft and hop % threads == 0
     cuda = arch == "cuda"
-    teams = max(1, (128 if cuda and in_registers else 32) // threads)
-    layout = Layout(n_fft, hop, points, _radices(n_fft, points), teams, in_registers, cuda)
-    while layout.cells * layout.teams * 2 * itemsize(dtype) > SHARED_BYTES[arch]:
-        if layout.block <= 32 or layout.teams == 1:
-            return None
-        layout = replace(layout, teams=layout.teams // 2)
-    return layout
+    few = max(1, 32 // threads)  # no block is smaller than a warp
+    many = max(few, 128 // threads)
+    for teams, buffers in [(many, 2), (few, 2), (many, 1), (few, 1)] if cuda else [(few, 1)]:
+        layout = Layout(n_fft, hop, points, _radices(n_fft, points), teams, in_registers, buffers, cuda)
+        if layout.cells * layout.teams * 2 * itemsize(dtype) <= SHARED_BYTES[arch]:
+            return layout
+    return None
 
 
 def _radices(n_fft: int, points: int) -> tuple[int, ...]:
@@ -861,26 +920,23 @@ class Sizes:
     def of(stft: STFT, batch: int, n_samples: int, pack: int) -> "Sizes":
         """The sizes where `pack` frames share a transform."""
         frames = stft.n_frames(n_samples)
-        # A run is long enough that its halo is small beside it, but there are MANY_TEAMS runs if there can be.
-        most = max(32, -(-2 * stft.n_fft // (stft.hop_length * pack)))
-        steps = max(1, min(most, batch * frames // pack // MANY_TEAMS))
+        # A run is long enough that its halo is small beside it, but there is one for each team if there can be.
+        most = max(64, -(-2 * stft.n_fft // (stft.hop_length * pack)))
+        steps = max(1, min(most, batch * frames // pack // GRID))
         return Sizes(frames, steps, -(-frames // (steps * pack)))
 
 
 def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, fixed: Any = None) -> bool:
-    """Whether `BlocksEngine` can do signals of this size on this device, and all its indices stay below 2^30."""
+    """Whether `BlocksEngine` can do signals of this size on this device, and no index leaves its range."""
     layout = choose(stft.n_fft, stft.hop_length, dtype, arch_name())
     if layout is None or stft.pad_end or (dtype == ti.f64 and not layout.cuda):
         return False
     pack = 1 if fixed is None else 2
     sizes = Sizes.of(stft, batch, n_samples, pack)
     reached = (sizes.runs * sizes.steps * pack + 1) * stft.hop_length  # how far the runs go, silent frames included
-    return MAX_INDEX >= max(
-        batch * (n_samples + 2 * stft.n_fft),
-        batch * sizes.runs * max(layout.overlap, layout.block, 128),
-        reached,
-        0 if fixed is None else prod(fixed.shape),
-    )
+    halo = 2 * batch * sizes.runs * layout.overlap
+    fits = max(batch * (n_samples + 2 * stft.n_fft), halo, reached) <= MAX_INDEX
+    return fits and (fixed is None or prod(fixed.shape) <= MAX_KNOWN)
 
 
 class BlocksEngine(BinEngine):
@@ -908,20 +964,28 @@ class BlocksEngine(BinEngine):
         self.halo = ti.Vector.ndarray(2, dtype, max(1, batch * sizes.runs * layout.overlap))
         self.edge = ti.ndarray(dtype, (2 * batch, stft.n_fft) if self.edges == "reflect" else (1, 1))
         self.partial = ti.ndarray(dtype, batch * sizes.runs * len(self.parts))
-        self.goal, self.strides = self.table, (0, 0)
+        self.passes: dict[tuple[Parts, bool], Any] = {}
+        self.goal, self.strides = None, (0, 0)
         if self.fixed:
             items, frames, bins = fixed.shape
             self.goal = ti.ndarray(dtype, items * frames * bins)
             _flatten(fixed, self.goal)
             self.strides = frames * bins * (items > 1), bins * (frames > 1)
 
+    def _pass(self, parts: Parts, gradient: bool) -> Any:
+        """What runs a pass: a kernel on fields, which are compiled into it, is called as it is."""
+        if (parts, gradient) not in self.passes:
+            run = fused_kernel(self.layout, self.dtype, parts, self.is_field, self.fixed, gradient, self.edges)
+            self.passes[parts, gradient] = run if self.is_field else Launcher(run)
+        return self.passes[parts, gradient]
+
     def _run(self, x: Any, y: Any, grad_x: Any, grad_y: Any, parts: Parts) -> None:
         backward = grad_x is not None
-        run = fused_kernel(self.layout, self.dtype, parts, self.is_field, self.fixed, backward, self.edges)
         unused = self.edge  # an array where the kernel writes none
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
         sizes = self.sizes
-        run(x, self.goal if self.fixed else y, *gradients, self.table, self.halo, self.edge, self.partial, self.sums,
+        self._pass(parts, backward)(
+            x, self.goal if self.fixed else y, *gradients, self.table, self.halo, self.edge, self.partial, self.sums,
             self.coefficients, self.batch, self.n_samples, sizes.frames, sizes.runs, sizes.steps, *self.strides,
             1 + backward, 0)  # fmt: skip
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from taichi_spec.arrays import upload
 from taichi_spec.bins import Parts, columns_of, finish_kernel, parts_of
 from taichi_spec.framing import add, annotation
+from taichi_spec.launch import Launcher
 from taichi_spec.terms import SumsTerm, Term, unweighted
 
 
@@ -93,7 +94,7 @@ class BinEngine(FusedEngine):
         self.sums, self.coefficients = (ti.ndarray(dtype, (batch, columns_of(terms)[-1])) for _ in range(2))
         self.values = ti.ndarray(dtype, (batch, len(terms)))
         self.weights = upload(weights, dtype)  # (B, terms)
-        self._finish_kernel = finish_kernel(terms, dtype)
+        self._finish_kernel = Launcher(finish_kernel(terms, dtype))
         self.sums.fill(0)
         self._total = ti.ndarray(dtype, (batch,))
         self._finish(self._total)
