@@ -257,6 +257,16 @@ def progress(description: str, total: int) -> Iterator[Callable[[str], None]]:
         yield lambda words: bar.update(task, advance=1, note=words)
 
 
+# Batches ------------------------------------------------------
+
+
+@ti.kernel
+def add_up(values: ti.template(), total: ti.template()):
+    """The items' losses in one number, for a tape to start from: each item follows its own gradient."""
+    for b in values:
+        total[None] += values[b]
+
+
 # Simulations -------------------------------------------------
 
 

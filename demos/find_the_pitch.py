@@ -90,7 +90,7 @@ class Oscillators:
         with ti.ad.Tape(self.total):
             self.run()
             loss.compute()
-            add_up(loss.value, self.total)
+            common.add_up(loss.value, self.total)
         return loss.value.to_numpy(), self.logarithms.grad.to_numpy()
 
 
@@ -111,13 +111,6 @@ def oscillate(frequencies: ti.template(), phases: ti.template(), samples: ti.tem
             for h in ti.static(range(1, PARTIALS + 1)):
                 tone += ti.sin(ti.static(2 * np.pi) * (h * (cycles - ti.floor(cycles)) + phases[b, h - 1])) / h
             samples[b, c * CHUNK + j] = tone
-
-
-@ti.kernel
-def add_up(values: ti.template(), total: ti.template()):
-    """A tape starts from one number."""
-    for b in values:
-        total[None] += values[b]
 
 
 # What is measured ---------------------------------------------
