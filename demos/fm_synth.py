@@ -30,9 +30,9 @@ SHOWN = ts.STFT(n_fft=512, hop_length=128)  # in the figure, and for what is rep
 SECONDS = 1.0
 ONSET = 512  # samples of silence before the note, so that windows see the attack
 CHUNK = 256  # samples that a thread makes
-LEAST = 4096  # samples, the largest window's
+LEAST = 2048  # samples, the largest window's
 VOICES, FINALISTS = 32, 8
-STEPS = 250
+STEPS = 320
 
 NAMES = ("carrier", "ratio", "index", "attack", "decay", "fade", "level")
 UNITS = ("Hz", "", "", "s", "s", "s", "")
@@ -40,7 +40,7 @@ STARTS = np.array([(100, 500), (0.5, 4), (1, 8), (0.005, 0.08), (0.1, 1.2), (0.1
 TARGETS = np.array([(150, 350), (0.8, 3), (2, 6), (0.01, 0.04), (0.2, 0.6), (0.15, 0.5), (0.4, 0.6)])
 LIMITS = np.array([(30, 2000), (0.1, 12), (0.02, 12), (0.001, 0.4), (0.02, 5), (0.02, 5), (1e-3, 4)])
 SCALES = np.array([0.5, 0.5, 1, 1, 1, 1, 1])  # how far a logarithm moves while another moves by 1
-FINE = 0.03  # the largest relative error that a found setting may have
+FINE = 0.05  # the largest relative error that a found setting may have
 
 COLOURS = {"iteration 0": "tab:blue", "target": "black", "found": "tab:orange"}
 
@@ -133,9 +133,9 @@ def stages(largest: float) -> tuple[Stage, ...]:
     loud, soft = ts.LogMagnitude(eps=0.03 * largest), ts.LogMagnitude(eps=0.001 * largest)
     beside = ts.LogMagnitude(eps=loud.eps, weight=0.1 / coarse.n_bins)  # as large as the transport's, near the end
     return (
-        Stage("transport", 0.4, dict(stft=coarse, terms=[ts.Transport(floor=0.0), beside]), 0.08),
-        Stage("loud partials", 0.28, dict(stft=[ts.STFT(n_fft=n) for n in (512, 1024, 2048)], terms=loud), 0.04),
-        Stage("all partials", 0.32, dict(stft=[ts.STFT(n_fft=n) for n in (256, 1024, 4096)], terms=soft), 0.03),
+        Stage("transport", 0.32, dict(stft=coarse, terms=[ts.Transport(floor=0.0), beside]), 0.08),
+        Stage("loud partials", 0.22, dict(stft=[ts.STFT(n_fft=n) for n in (512, 2048)], terms=loud), 0.04),
+        Stage("all partials", 0.46, dict(stft=[ts.STFT(n_fft=n) for n in (512, 1024, 2048)], terms=soft), 0.03),
     )
 
 
@@ -161,8 +161,10 @@ def search(target: Sound, starts: Signal, steps: int) -> Run:
     firsts, began, done, end = [], time.perf_counter(), 0, 0.0
     with common.progress("searching", steps) as advance:
         for stage in stages(largest):
-            firsts.append((stage.name, done))
             end += stage.share * steps
+            if round(end) == done:
+                continue
+            firsts.append((stage.name, done))
             voices = Voices(np.array([tracks[i][-1] for i in racing]), len(target.samples), target.sample_rate)
             loss = ts.SpectralLoss(voices.samples, goal, **stage.options, reduction="none")
             for settings, values in descend(voices, loss, round(end) - done, stage.rate):
@@ -170,9 +172,7 @@ def search(target: Sound, starts: Signal, steps: int) -> Run:
                     tracks[i].append(row)
                 advance(f"{stage.name}: loss {values.min():.4g}")
             done = round(end)
-            voices.run()
-            loss.compute()
-            racing = racing[np.argsort(loss.value.to_numpy())][:FINALISTS]
+            racing = racing[np.argsort(values)][:FINALISTS]
     return Run([np.array(track) for track in tracks], int(racing[0]), firsts, time.perf_counter() - began)
 
 
