@@ -134,8 +134,8 @@ def stages(largest: float) -> tuple[Stage, ...]:
     beside = ts.LogMagnitude(eps=loud.eps, weight=0.1 / coarse.n_bins)  # as large as the transport's, near the end
     return (
         Stage("transport", 0.32, dict(stft=coarse, terms=[ts.Transport(floor=0.0), beside]), 0.08),
-        Stage("loud partials", 0.22, dict(stft=[ts.STFT(n_fft=n) for n in (512, 2048)], terms=loud), 0.04),
-        Stage("all partials", 0.46, dict(stft=[ts.STFT(n_fft=n) for n in (512, 1024, 2048)], terms=soft), 0.03),
+        Stage("loud", 0.22, dict(stft=[ts.STFT(n_fft=n) for n in (512, 2048)], terms=loud), 0.04),
+        Stage("loud and soft", 0.46, dict(stft=[ts.STFT(n_fft=n) for n in (512, 1024, 2048)], terms=soft), 0.03),
     )
 
 
