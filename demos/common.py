@@ -257,6 +257,16 @@ def progress(description: str, total: int) -> Iterator[Callable[[str], None]]:
         yield lambda words: bar.update(task, advance=1, note=words)
 
 
+# Batches ------------------------------------------------------
+
+
+@ti.kernel
+def add_up(values: ti.template(), total: ti.template()):
+    """The items' losses in one number, for a tape to start from: each item follows its own gradient."""
+    for b in values:
+        total[None] += values[b]
+
+
 # Simulations -------------------------------------------------
 
 
@@ -411,20 +421,29 @@ def set_up_figures(show: bool) -> None:
     )
 
 
-def picture_of(figure: Figure, dpi: int, colours: int) -> Image.Image:
-    """A figure as it is now, in few colours: noise in full colours makes large files."""
+def picture_of(figure: Figure, dpi: int) -> Image.Image:
+    """A figure as it is now."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
-    return Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    return Image.open(buffer).convert("RGB")
+
+
+def in_few_colours(picture: Image.Image, colours: int | Image.Image) -> Image.Image:
+    """In so many colours, or in those of another picture: noise in full colours makes large files."""
+    if isinstance(colours, int):
+        return picture.quantize(colours, dither=Image.Dither.NONE)
+    return picture.quantize(palette=colours, dither=Image.Dither.NONE)
 
 
 def save_png(figure: Figure, path: Path, colours: int = 256) -> None:
     """Writes a figure at the size that the README shows."""
-    picture_of(figure, dpi=100, colours=colours).save(path, optimize=True)
+    in_few_colours(picture_of(figure, dpi=100), colours).save(path, optimize=True)
 
 
 class Gif:
     """An animation of a figure, a picture at a time."""
+
+    PALETTE_FROM = 8  # pictures
 
     def __init__(self, figure: Figure, dpi: int, colours: int = 32) -> None:
         self.figure, self.dpi, self.colours = figure, dpi, colours
@@ -432,13 +451,24 @@ class Gif:
 
     def add(self) -> None:
         """The figure as it is now."""
-        self.frames.append(picture_of(self.figure, self.dpi, self.colours))
+        self.frames.append(picture_of(self.figure, self.dpi))
 
     def save(self, path: Path, per_second: float, hold: float = 0) -> None:
         """Writes the animation; its last picture stays for `hold` seconds more."""
         durations = [round(1000 / per_second)] * len(self.frames)
         durations[-1] += round(1000 * hold)
-        self.frames[0].save(path, save_all=True, append_images=self.frames[1:], duration=durations, loop=0)
+        palette = self._palette()
+        first, *others = (in_few_colours(frame, palette) for frame in self.frames)
+        first.save(path, save_all=True, append_images=others, duration=durations, loop=0)
+
+    def _palette(self) -> Image.Image:
+        """Colours for all pictures, so that what stands still is stored once."""
+        width, height = self.frames[0].size
+        chosen = self.frames[:: max(1, len(self.frames) // self.PALETTE_FROM)]
+        sheet = Image.new("RGB", (width, height * len(chosen)))
+        for i, frame in enumerate(chosen):
+            sheet.paste(frame, (0, i * height))
+        return in_few_colours(sheet, self.colours)
 
 
 def decibels(magnitudes: Signal, reference: float) -> Signal:
