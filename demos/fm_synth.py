@@ -328,7 +328,9 @@ def draw_settings_of(ax: Axes, run: Run, true: Signal | None) -> None:
     ax.set_ylabel("relative to the target's" if true is not None else "relative to the last")
     ax.set(yticks=(0.125, 0.25, 0.5, 1, 2, 4, 8), yticklabels=("⅛", "¼", "½", "1", "2", "4", "8"))
     ax.minorticks_off()
-    ax.legend(ncols=3, loc="upper center", fontsize=10, handlelength=1.2, columnspacing=0.9)
+    ax.legend(
+        ncols=3, loc="upper center", fontsize=10, handlelength=1.2, columnspacing=0.9, frameon=True, edgecolor="none"
+    )
     for i, (name, first) in enumerate(run.firsts):
         if i:
             ax.axvline(first, color="0.7", linestyle="--", linewidth=1)
