@@ -1,8 +1,10 @@
-"""Calling one kernel again and again with ndarrays and integers, at a quarter of an ordinary call's overhead.
+"""How kernels are compiled and called where that takes longer than it has to.
 
 A call of a Taichi kernel inspects each argument anew, about 5 µs for an ndarray. A `ti.graph` is told their types once.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import taichi as ti
@@ -41,3 +43,18 @@ def _symbol(name: str, argument: Any) -> Any:
     shape = argument.element_shape
     element = ti.types.vector(*shape, argument.dtype) if shape else argument.dtype
     return ti.graph.Arg(ti.graph.ArgKind.NDARRAY, name, element, ndim=len(argument.shape))
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Kernels compiled within are left as they are by Taichi's own optimisation.
+
+    On a long straight program it takes four fifths of the time, and what compiles Taichi's output does it all again.
+    """
+    config = ti.lang.impl.current_cfg()
+    kept = config.advanced_optimization
+    config.advanced_optimization = False
+    try:
+        yield
+    finally:
+        config.advanced_optimization = kept

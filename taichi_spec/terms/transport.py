@@ -126,8 +126,8 @@ def transport_kernels(dtype: Any, p: int, fixed: bool) -> SimpleNamespace:
         for b, f in ti.ndrange(A.shape[0], count):
             frame = ti.cast(0, dtype)
             i, j = counterpart(R, b, f, first, fixed)
-            _, least_x, scale_x = sizes(A, b, f, floor)
-            _, least_y, scale_y = sizes(R, i, j, floor)
+            _top_x, least_x, scale_x = sizes(A, b, f, floor)
+            _top_y, least_y, scale_y = sizes(R, i, j, floor)
             if first + f < items[b, 1] and scale_x > 0 and scale_y > 0:
                 K = A.shape[2]
                 d = ti.cast(0, dtype)
