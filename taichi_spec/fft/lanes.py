@@ -43,6 +43,7 @@ from taichi_spec.terms import Term
 
 VECTOR_BYTES = 32  # LLVM makes 256-bit instructions of lane arithmetic, on AVX-512 too
 BLOCK_BYTES = 1 << 14  # parts of a transform that are finished within the first cache
+TASK = 512  # iterations of a parallel loop: Taichi gives a CPU's thread no fewer, whatever `block_dim` says
 RUNS = 16  # so many runs at least, where there are enough frames: what many cores can share
 CHUNK = 256  # bins
 NOTES = 7  # vectors that say how a step's frames are scaled; the coefficients of the sums follow
@@ -611,71 +612,84 @@ def lane_kernel(
               pairs: Table2, seats: Table3, work: Vectors, halo: Numbers, edge: Numbers, shares: Doubles,
               size: Size):  # fmt: skip
         """totals of each sum, and with `backward` the gradients. The signals, the target, tables, work memory, sizes."""
-        ti.loop_config(block_dim=1)
-        for slot in range(size.slots):
-            zero = size.zero
-            base = slot * size.vectors // 2
-            notes = slot * size.vectors + 2 * size.inner
-            rings = notes + NOTES + size.columns
-            sums = rings + streams * size.length
-            other = (streams - 1) * size.length
-            for turn in range((size.runs - slot + size.slots - 1) // size.slots):
-                run = slot + turn * size.slots
-                for l in range(L):
-                    for j in ti.static(range(C)):
-                        shares[(run * L + l) * C + j] = 0
-                        work[notes + NOTES + j][l] = coefficients[seats[run, 0, l], ti.static(parts[j][0])]
-                for step in range(size.steps):
-                    offset = ti.select(size.hop < size.n, step * pack * size.hop % size.length, 0)
-                    fresh = ti.select(step > 0, size.kept, 0)
-                    whole = all_whole(seats, run, step, size.length + size.gap, size) and size.gap == 0
-                    load(x, work, rings, offset, fresh, seats, run, step, whole, size, zero)
-                    if ti.static(streams == 2):
-                        load(y, work, rings + other, offset, fresh, seats, run, step, whole, size, zero)
-                    fill(work, base, rings, rings + other, offset, notes, seats, run, step, window, size, zero)
-                    for back in range(ti.static(2 if backward else 1)):
-                        if ti.static(chirped):
-                            convolve(loops, base, work, twiddles, chirp, response, size, zero)
-                        else:
-                            transform(loops, back, base, work, twiddles, zero)
-                        if back == 0:
-                            compare(work, base, notes, shares, pairs, goal, seats, run, step, size, zero)
-                    if ti.static(backward):
-                        overlap(work, base, sums, sums + other, offset, fresh, notes, window, size, zero)
-                        whole = size.hop <= size.n and all_whole(seats, run, step, pack * size.hop, size)
-                        flush(grad_x, 0, work, sums, offset, seats, run, step, whole, edge, size, zero)
+        for task in range(size.slots * TASK):
+            if task % TASK == 0:
+                slot = task // TASK
+                zero = size.zero
+                base = slot * size.vectors // 2
+                notes = slot * size.vectors + 2 * size.inner
+                rings = notes + NOTES + size.columns
+                sums = rings + streams * size.length
+                other = (streams - 1) * size.length
+                for turn in range((size.runs - slot + size.slots - 1) // size.slots):
+                    run = slot + turn * size.slots
+                    for l in range(L):
+                        for j in ti.static(range(C)):
+                            shares[(run * L + l) * C + j] = 0
+                            work[notes + NOTES + j][l] = coefficients[seats[run, 0, l], ti.static(parts[j][0])]
+                    for step in range(size.steps):
+                        offset = ti.select(size.hop < size.n, step * pack * size.hop % size.length, 0)
+                        fresh = ti.select(step > 0, size.kept, 0)
+                        whole = all_whole(seats, run, step, size.length + size.gap, size) and size.gap == 0
+                        load(x, work, rings, offset, fresh, seats, run, step, whole, size, zero)
                         if ti.static(streams == 2):
-                            flush(grad_y, 1, work, sums + other, offset, seats, run, step, whole, edge, size, zero)
-                        for l in range(L):
-                            _, _, now, last = place(seats, run, step, l, size)
-                            if last:
-                                for stream in range(streams):
-                                    leave(stream, work, sums + stream * other, offset, l, run * L + l, now, halo, size)
+                            load(y, work, rings + other, offset, fresh, seats, run, step, whole, size, zero)
+                        fill(work, base, rings, rings + other, offset, notes, seats, run, step, window, size, zero)
+                        for back in range(ti.static(2 if backward else 1)):
+                            if ti.static(chirped):
+                                convolve(loops, base, work, twiddles, chirp, response, size, zero)
+                            else:
+                                transform(loops, back, base, work, twiddles, zero)
+                            if back == 0:
+                                compare(work, base, notes, shares, pairs, goal, seats, run, step, size, zero)
+                        if ti.static(backward):
+                            overlap(work, base, sums, sums + other, offset, fresh, notes, window, size, zero)
+                            whole = size.hop <= size.n and all_whole(seats, run, step, pack * size.hop, size)
+                            flush(grad_x, 0, work, sums, offset, seats, run, step, whole, edge, size, zero)
+                            if ti.static(streams == 2):
+                                flush(grad_y, 1, work, sums + other, offset, seats, run, step, whole, edge, size, zero)
+                            for l in range(L):
+                                _, _, now, last = place(seats, run, step, l, size)
+                                if last:
+                                    for stream in range(streams):
+                                        leave(
+                                            stream,
+                                            work,
+                                            sums + stream * other,
+                                            offset,
+                                            l,
+                                            run * L + l,
+                                            now,
+                                            halo,
+                                            size,
+                                        )
         if ti.static(backward):
-            ti.loop_config(block_dim=1)
-            for slot in range(size.slots):
-                count = size.items * (size.segments + 1)
-                for i in range((count - slot + size.slots - 1) // size.slots):
-                    q = slot + i * size.slots
-                    item = q // (size.segments + 1)
-                    segment = q - item * (size.segments + 1)
-                    add_halos(grad_x, 0, item, segment, halo, edge, size)
-                    if ti.static(streams == 2):
-                        add_halos(grad_y, 1, item, segment, halo, edge, size)
-        ti.loop_config(block_dim=1)
-        for slot in range(size.slots):
-            for i in range((size.items - slot + size.slots - 1) // size.slots):
-                item = slot + i * size.slots
-                for j in ti.static(range(C)):
-                    value = ti.cast(0, ti.f64)
-                    for segment in range(size.segments):
-                        value += shares[(item * size.segments + segment) * C + j]
-                    totals[item, ti.static(parts[j][0])] = ti.cast(value, dtype)
-                if ti.static(backward):  # noqa: SIM102
-                    if size.reflect:
-                        fold(grad_x, 0, item, edge, size)
+            for task in range(size.slots * TASK):
+                if task % TASK == 0:
+                    slot = task // TASK
+                    count = size.items * (size.segments + 1)
+                    for i in range((count - slot + size.slots - 1) // size.slots):
+                        q = slot + i * size.slots
+                        item = q // (size.segments + 1)
+                        segment = q - item * (size.segments + 1)
+                        add_halos(grad_x, 0, item, segment, halo, edge, size)
                         if ti.static(streams == 2):
-                            fold(grad_y, 1, item, edge, size)
+                            add_halos(grad_y, 1, item, segment, halo, edge, size)
+        for task in range(size.slots * TASK):
+            if task % TASK == 0:
+                slot = task // TASK
+                for i in range((size.items - slot + size.slots - 1) // size.slots):
+                    item = slot + i * size.slots
+                    for j in ti.static(range(C)):
+                        value = ti.cast(0, ti.f64)
+                        for segment in range(size.segments):
+                            value += shares[(item * size.segments + segment) * C + j]
+                        totals[item, ti.static(parts[j][0])] = ti.cast(value, dtype)
+                    if ti.static(backward):  # noqa: SIM102
+                        if size.reflect:
+                            fold(grad_x, 0, item, edge, size)
+                            if ti.static(streams == 2):
+                                fold(grad_y, 1, item, edge, size)
 
     return fused
 
