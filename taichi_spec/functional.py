@@ -10,7 +10,7 @@ import numpy as np
 import taichi as ti
 from numpy.typing import ArrayLike, NDArray
 
-from taichi_spec.arrays import upload
+from taichi_spec.arrays import new_array, upload
 from taichi_spec.checks import MAX_TOTAL_SAMPLES, check_array, check_choice
 from taichi_spec.engines import SCRATCH_BYTES, Options, choose_dft, make_engine
 from taichi_spec.runtime import check_float64, runtime_token
@@ -148,11 +148,11 @@ class _Evaluation:
         self.shape = (signal.size // signal.shape[-1], signal.shape[-1])  # (B, T)
         dtype = _taichi_dtype(signal)
         self.engine = make_engine(options, dtype, False, self.shape[0], self.shape[1], target)
-        self.x, self.grad_x = ti.ndarray(dtype, self.shape), ti.ndarray(dtype, self.shape)
+        self.x, self.grad_x = new_array(dtype, self.shape), new_array(dtype, self.shape)
         self.y, self.grad_y = None, None
         if target is None:
-            self.y, self.grad_y = ti.ndarray(dtype, self.shape), ti.ndarray(dtype, self.shape)
-        self.total = ti.ndarray(dtype, self.shape[:1])
+            self.y, self.grad_y = new_array(dtype, self.shape), new_array(dtype, self.shape)
+        self.total = new_array(dtype, self.shape[:1])
 
     def run(self, x: NDArray[Any], y: Any, wrt: str) -> tuple[Any, ...]:
         """Values per item  # (B,), and the gradients that are asked for  # (B, T)"""

@@ -7,6 +7,7 @@ from typing import Any
 
 import taichi as ti
 
+from taichi_spec.arrays import new_array
 from taichi_spec.checks import check_float_field, check_signal_field, float_type, has_grad
 from taichi_spec.engines import SCRATCH_BYTES, Options, make_engine
 from taichi_spec.runtime import check_alive, current_tape, runtime_token
@@ -104,8 +105,8 @@ class SpectralLoss:
         dtype = float_type(x)
         self._engine = make_engine(options, dtype, True, self._batch, self._n_samples, fixed)
         self._kernels = value_kernels(dtype)
-        self._total = ti.ndarray(dtype, (self._batch,))
-        self._upstream = ti.ndarray(dtype, (self._batch,))
+        self._total = new_array(dtype, (self._batch,))
+        self._upstream = new_array(dtype, (self._batch,))
         self._owns_value = value is None
         self._seen_tape: Any = None
         self._computed = False

@@ -7,7 +7,7 @@ import numpy as np
 import taichi as ti
 from numpy.typing import NDArray
 
-from taichi_spec.arrays import upload
+from taichi_spec.arrays import new_array, upload
 from taichi_spec.fft.fused import FusedEngine, add_scaled_kernel
 from taichi_spec.launch import Launcher
 
@@ -26,7 +26,7 @@ class FusedSum(FusedEngine):
         one = engines[0]
         super().__init__(one.dtype, one.is_field, one.batch, one.n_samples, one.fixed)
         self.engines = engines
-        self.part = ti.ndarray(one.dtype, (one.batch,))
+        self.part = new_array(one.dtype, (one.batch,))
         self.ones = upload(np.ones(one.batch), one.dtype)  # (B,)
         self.add_part, self.add_gradient = Launcher(add_kernel()), Launcher(add_scaled_kernel(False))
         self.part_gradients: list[Any] = []  # (B, T) each, made when first needed
@@ -51,7 +51,7 @@ class FusedSum(FusedEngine):
         if grad_x is None:
             return None, None
         while len(self.part_gradients) < (1 if self.fixed else 2):
-            self.part_gradients.append(ti.ndarray(self.dtype, (self.batch, self.n_samples)))
+            self.part_gradients.append(new_array(self.dtype, (self.batch, self.n_samples)))
         return self.part_gradients[0], self.part_gradients[-1]
 
 
@@ -60,7 +60,7 @@ class SumEngine:
 
     def __init__(self, engines: list[Any], dtype: Any, batch: int) -> None:
         self.engines = engines
-        self.part = ti.ndarray(dtype, (batch,))
+        self.part = new_array(dtype, (batch,))
         self.ones = upload(np.ones(batch), dtype)  # (B,)
 
     def forward(self, x: Any, y: Any, total: Any, keep: bool) -> None:

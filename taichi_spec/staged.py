@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import taichi as ti
 from numpy.typing import NDArray
 
-from taichi_spec.arrays import MAX_ELEMENTS, itemsize, upload
+from taichi_spec.arrays import MAX_ELEMENTS, itemsize, new_array, upload
 from taichi_spec.bins import (
     bin_kernels,
     bin_parts,
@@ -64,12 +63,12 @@ class BlockTransform:
         numbers = batch * (N + n_spectra * 2 * K + DFT.numbers_per_frame(N))  # for a frame of each item
         most = min(scratch_bytes // itemsize(dtype), MAX_ELEMENTS) // numbers
         self.block = min(self.n_frames, max(1, most))
-        self.v = ti.ndarray(dtype, (batch, self.block, N))
+        self.v = new_array(dtype, (batch, self.block, N))
         self.dft = DFT(N, dtype, batch, self.block)
 
     def new_spectrum(self) -> Any:
         """Memory for a block's spectra  # (B, block, K, 2)"""
-        return ti.ndarray(self.dtype, (self.batch, self.block, self.stft.n_bins, 2))
+        return new_array(self.dtype, (self.batch, self.block, self.stft.n_bins, 2))
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """(first frame, number of frames) of each block."""
@@ -109,7 +108,7 @@ class BlockTransform:
         shape = (self.batch, self.n_frames, self.stft.n_bins)
         if math.prod(shape) > MAX_ELEMENTS:
             raise ValueError(f"target must have fewer than 2**31 bins in all, got {shape}; use a longer hop_length")
-        X, out = self.new_spectrum(), ti.ndarray(self.dtype, shape)
+        X, out = self.new_spectrum(), new_array(self.dtype, shape)
         for first, count in self.blocks():
             self.forward(x, X, first, count)
             magnitude_kernel(self.dtype)(X, out, first, count)
@@ -139,9 +138,9 @@ class Quantity:
         self.transport_kernels = {
             column: transport_kernels(dtype, term.p, fixed is not None) for column, term in self.transports
         }
-        self.A, self.dA = ti.ndarray(dtype, shape), ti.ndarray(dtype, shape)
-        self.R = ti.ndarray(dtype, shape) if fixed is None else fixed
-        self.dR = ti.ndarray(dtype, shape) if fixed is None else self.dA  # not written where the target is fixed
+        self.A, self.dA = new_array(dtype, shape), new_array(dtype, shape)
+        self.R = new_array(dtype, shape) if fixed is None else fixed
+        self.dR = new_array(dtype, shape) if fixed is None else self.dA  # not written where the target is fixed
 
     def measure(self, X: Any, Y: Any, count: int) -> None:
         """A and R ← the quantities of a block's spectra; Y is not read where the target is fixed."""
@@ -215,11 +214,11 @@ class StagedEngine:
         self.X = transform.new_spectrum()
         self.Y = transform.new_spectrum() if fixed is None else fixed.spectrum
         n_sums = columns_of(terms)[-1]
-        self.partial = ti.ndarray(dtype, (B, transform.block, n_sums))
-        self.sums, self.coefficients = ti.ndarray(dtype, (B, n_sums)), ti.ndarray(dtype, (B, n_sums))
+        self.partial = new_array(dtype, (B, transform.block, n_sums))
+        self.sums, self.coefficients = new_array(dtype, (B, n_sums)), new_array(dtype, (B, n_sums))
         self.weights = upload(weights, dtype)  # (B, terms)
-        self.values = ti.ndarray(dtype, (B, len(terms)))
-        self.unused = ti.ndarray(dtype, (1, 1, 1))  # in the place of a quantity that no term compares
+        self.values = new_array(dtype, (B, len(terms)))
+        self.unused = new_array(dtype, (1, 1, 1))  # in the place of a quantity that no term compares
         self.ones = upload(np.ones(B), dtype)  # (B,)
         self.bin_scratch: Any = None  # (B, F, N, K), made by strategies.per_bin at its first call
 

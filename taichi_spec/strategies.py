@@ -14,7 +14,7 @@ from typing import Any
 
 import taichi as ti
 
-from taichi_spec.arrays import MAX_ELEMENTS, itemsize, upload
+from taichi_spec.arrays import MAX_ELEMENTS, itemsize, new_array, upload
 from taichi_spec.bins import distance_of
 from taichi_spec.direct import turn
 from taichi_spec.framing import IMAGES, Framing, add, annotation, load
@@ -34,7 +34,7 @@ def per_bin(engine: StagedEngine, x: Any, y: Any, grad_x: Any, grad_y: Any, upst
     t = engine.transform
     k = strategy_kernels(t.is_field, t.dtype)
     if engine.bin_scratch is None:
-        engine.bin_scratch = ti.ndarray(t.dtype, (t.batch, t.n_frames, t.stft.n_fft, t.stft.n_bins))
+        engine.bin_scratch = new_array(t.dtype, (t.batch, t.n_frames, t.stft.n_fft, t.stft.n_bins))
     for first, count in engine.cotangents(x, y, upstream):
         for G, grad in ((engine.X, grad_x), (engine.Y, grad_y)):
             if grad is not None:

@@ -29,7 +29,7 @@ import taichi as ti
 from numpy.typing import NDArray
 from taichi.lang.impl import expr_init as hold  # evaluates an expression here, once, and gives it a name
 
-from taichi_spec.arrays import itemsize, upload
+from taichi_spec.arrays import itemsize, new_array, upload
 from taichi_spec.bins import Parts, part_distance
 from taichi_spec.fft.fused import BinEngine
 from taichi_spec.framing import annotation
@@ -990,13 +990,13 @@ class BlocksEngine(BinEngine):
         self.sizes = sizes = Sizes.of(stft, batch, n_samples, 1 + self.fixed)
         self.table = upload(layout.table(stft.window_table).ravel(), dtype)
         self.halo = ti.Vector.ndarray(2, dtype, max(1, batch * sizes.runs * layout.overlap))
-        self.edge = ti.ndarray(dtype, (2 * batch, stft.n_fft) if self.edges == "reflect" else (1, 1))
-        self.partial = ti.ndarray(dtype, batch * sizes.runs * len(self.parts))
+        self.edge = new_array(dtype, (2 * batch, stft.n_fft) if self.edges == "reflect" else (1, 1))
+        self.partial = new_array(dtype, batch * sizes.runs * len(self.parts))
         self.passes: dict[tuple[Parts, bool], Any] = {}
         self.goal, self.strides = None, (0, 0)
         if self.fixed:
             items, frames, bins = fixed.shape
-            self.goal = ti.ndarray(dtype, items * frames * bins)
+            self.goal = new_array(dtype, items * frames * bins)
             _flatten(fixed, self.goal)
             self.strides = frames * bins * (items > 1), bins * (frames > 1)
 

@@ -12,7 +12,7 @@ import numpy as np
 import taichi as ti
 from numpy.typing import NDArray
 
-from taichi_spec.arrays import upload
+from taichi_spec.arrays import new_array, upload
 from taichi_spec.bins import Parts, columns_of, finish_kernel, parts_of
 from taichi_spec.framing import add, annotation
 from taichi_spec.launch import Launcher
@@ -56,7 +56,7 @@ class FusedEngine(ABC):
 
     def _kept(self) -> tuple[Any, Any]:
         while len(self.kept) < (1 if self.fixed else 2):
-            self.kept.append(ti.ndarray(self.dtype, (self.batch, self.n_samples)))
+            self.kept.append(new_array(self.dtype, (self.batch, self.n_samples)))
         return self.kept[0], None if self.fixed else self.kept[1]
 
     @abstractmethod
@@ -91,12 +91,12 @@ class BinEngine(FusedEngine):
         terms = unweighted(terms)
         self.parts = parts_of(terms)
         self.first_parts = parts_of(terms, SumsTerm)
-        self.sums, self.coefficients = (ti.ndarray(dtype, (batch, columns_of(terms)[-1])) for _ in range(2))
-        self.values = ti.ndarray(dtype, (batch, len(terms)))
+        self.sums, self.coefficients = (new_array(dtype, (batch, columns_of(terms)[-1])) for _ in range(2))
+        self.values = new_array(dtype, (batch, len(terms)))
         self.weights = upload(weights, dtype)  # (B, terms)
         self._finish_kernel = Launcher(finish_kernel(terms, dtype))
         self.sums.fill(0)
-        self._total = ti.ndarray(dtype, (batch,))
+        self._total = new_array(dtype, (batch,))
         self._finish(self._total)
 
     def evaluate(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:

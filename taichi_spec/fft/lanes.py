@@ -33,7 +33,7 @@ import numpy as np
 import taichi as ti
 from numpy.typing import NDArray
 
-from taichi_spec.arrays import upload, upload_integers
+from taichi_spec.arrays import new_array, upload, upload_integers
 from taichi_spec.bins import Parts, part_distance
 from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import BinEngine
@@ -759,9 +759,9 @@ class LanesEngine(BinEngine):
         self.work = ti.Vector.ndarray(lanes, dtype, size.slots * size.vectors)
         self.work.fill(0)
         streams = 1 if self.fixed else 2
-        self.halo = ti.ndarray(dtype, max(1, batch * size.segments * streams * size.overhang))
-        self.edge = ti.ndarray(dtype, max(1, batch * streams * 2 * size.pad))
-        self.shares_of_segments = ti.ndarray(ti.f64, batch * size.segments * columns)
+        self.halo = new_array(dtype, max(1, batch * size.segments * streams * size.overhang))
+        self.edge = new_array(dtype, max(1, batch * streams * 2 * size.pad))
+        self.shares_of_segments = new_array(ti.f64, batch * size.segments * columns)
         self.goal = self._pack(fixed) if self.fixed else ti.Vector.ndarray(lanes, dtype, 1)
         self.size = Size(**vars(size))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import taichi as ti
 
-from taichi_spec.arrays import upload, upload_integers
+from taichi_spec.arrays import new_array, upload, upload_integers
 from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.plan import Bluestein, Plan, factorise, is_smooth, smooth_size
 
@@ -36,7 +36,7 @@ class MemoryDFT:
         self.plan = Plan(size, factorise(size, LARGEST_RADIX))
         self.chirped = size != n_fft
         self.dtype = dtype
-        self.Z = ti.ndarray(dtype, (batch, block, size, 2))
+        self.Z = new_array(dtype, (batch, block, size, 2))
         self.twiddles = upload(self.plan.twiddles, dtype)  # (size − 1, 2)
         self.positions = upload_integers(self.plan.positions)  # (size,)
         bluestein = Bluestein(n_fft, self.plan)
