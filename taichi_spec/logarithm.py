@@ -11,8 +11,9 @@ The subtraction u − v 2^j is exact, so the difference has the sign of u − v,
 
 import math
 
-import numpy as np
 import taichi as ti
+
+from taichi_spec.precision import split
 
 # Relative error at most 2.5e-9 and 1.4e-17 for s² ≤ 0.0402 (Remez).
 COEFFICIENTS = {
@@ -20,19 +21,6 @@ COEFFICIENTS = {
     ti.f64: (2.0, 0.6666666666667577, 0.3999999999526263, 0.28571429509986024, 0.2222213105360042, 0.18186613670246873,
              0.15245669467864845, 0.15399801140967662),
 }  # fmt: skip
-
-
-def split(value: float) -> tuple[float, float, float]:
-    """Three float32 numbers whose sum is `value` to float64 precision.
-
-    Taichi reads a Python float as `default_fp`, which the user chose: float32 would spoil a float64 constant.
-    """
-    parts = []
-    for _ in range(3):
-        parts.append(float(np.float32(value)))
-        value -= parts[-1]
-    high, middle, low = parts
-    return high, middle, low
 
 
 @ti.func

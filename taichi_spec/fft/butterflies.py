@@ -15,23 +15,11 @@ import math
 from functools import cache
 from types import SimpleNamespace
 
-import numpy as np
 import taichi as ti
 
+from taichi_spec.precision import split
+
 RADICES = (2, 3, 4, 5, 7, 8, 16)
-
-
-def split(value: float) -> tuple[float, float, float]:
-    """Three float32 numbers whose sum is `value` to float64 precision.
-
-    Taichi reads a Python float as `default_fp`, which the user chose: float32 would spoil a float64 constant.
-    """
-    parts = []
-    for _ in range(3):
-        parts.append(float(np.float32(value)))
-        value -= parts[-1]
-    high, middle, low = parts
-    return high, middle, low
 
 
 @cache
