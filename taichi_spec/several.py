@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from taichi_spec.arrays import new_array, upload
 from taichi_spec.fft.fused import FusedEngine, add_scaled_kernel
 from taichi_spec.launch import Launcher
+from taichi_spec.staged import AddingEngine
 
 
 def sum_of(engines: list[Any], dtype: Any, batch: int) -> Any:
@@ -44,8 +45,7 @@ class FusedSum(FusedEngine):
 
     def shares(self) -> NDArray[Any]:
         """Each term's share of the last value, summed over the engines  # (B, terms)"""
-        shares: NDArray[Any] = np.sum([engine.shares() for engine in self.engines], axis=0)
-        return shares
+        return summed_shares(self.engines)
 
     def _parts(self, grad_x: Any) -> tuple[Any, Any]:
         if grad_x is None:
@@ -55,13 +55,13 @@ class FusedSum(FusedEngine):
         return self.part_gradients[0], self.part_gradients[-1]
 
 
-class SumEngine:
+class SumEngine(AddingEngine):
     """The sum of several engines' losses, whichever they are."""
 
     def __init__(self, engines: list[Any], dtype: Any, batch: int) -> None:
+        super().__init__(dtype, batch)
         self.engines = engines
         self.part = new_array(dtype, (batch,))
-        self.ones = upload(np.ones(batch), dtype)  # (B,)
 
     def forward(self, x: Any, y: Any, total: Any, keep: bool) -> None:
         """total[b] ← the sum of the engines' totals."""
@@ -75,18 +75,15 @@ class SumEngine:
         for engine in self.engines:
             engine.backward(x, y, grad_x, grad_y, upstream)
 
-    def value_and_grad(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
-        """total as in `forward`, and the gradients of Σ_b total[b], which replace what is in grad_x and grad_y."""
-        self.forward(x, y, total, keep=True)
-        for grad in (grad_x, grad_y):
-            if grad is not None:
-                grad.fill(0)
-        self.backward(x, y, grad_x, grad_y, self.ones)
-
     def shares(self) -> NDArray[Any]:
         """Each term's share of the last forward pass, summed over the engines  # (B, terms)"""
-        shares: NDArray[Any] = np.sum([engine.shares() for engine in self.engines], axis=0)
-        return shares
+        return summed_shares(self.engines)
+
+
+def summed_shares(engines: list[Any]) -> NDArray[Any]:
+    """The engines' shares, added  # (B, terms)"""
+    shares: NDArray[Any] = np.sum([engine.shares() for engine in engines], axis=0)
+    return shares
 
 
 @cache

@@ -7,6 +7,7 @@ Each stage is a kernel through memory; only a block's frames are there at once, 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -176,7 +177,35 @@ def quantities_of(terms: tuple[Term, ...]) -> tuple[str, ...]:
     return tuple(name for name in QUANTITIES if bin_parts(terms, name) or transport_parts(terms, name))
 
 
-class StagedEngine:
+class AddingEngine(ABC):
+    """An engine whose backward adds to the gradients that there are.
+
+    Args:
+        dtype: ti.f32 or ti.f64, of the signals.
+        batch: B.
+    """
+
+    def __init__(self, dtype: Any, batch: int) -> None:
+        self.ones = upload(np.ones(batch), dtype)  # (B,)
+
+    @abstractmethod
+    def forward(self, x: Any, y: Any, total: Any, keep: bool) -> None:
+        """total[b] ← L[b]; y is None where the target is fixed. `keep`: a backward follows."""
+
+    @abstractmethod
+    def backward(self, x: Any, y: Any, grad_x: Any, grad_y: Any, upstream: Any) -> None:
+        """grad_x += upstream[b] ∂L/∂x, and grad_y likewise; either may be None. Comes after `forward` of the same."""
+
+    def value_and_grad(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
+        """total as in `forward`, and the gradients of Σ_b total[b], which replace what is in grad_x and grad_y."""
+        self.forward(x, y, total, keep=True)
+        for grad in (grad_x, grad_y):
+            if grad is not None:
+                grad.fill(0)
+        self.backward(x, y, grad_x, grad_y, self.ones)
+
+
+class StagedEngine(AddingEngine):
     """Loss and gradients, stage by stage.
 
     Of the spectra nothing is kept between forward and backward: the backward pass transforms each block again, so
@@ -196,6 +225,7 @@ class StagedEngine:
     def __init__(self, transform: BlockTransform, terms: tuple[Term, ...], weights: NDArray[np.float64],
                  bands: NDArray[np.float64] | None, fixed: FixedTarget | None, toward_target: bool,
                  way_back: Any) -> None:  # fmt: skip
+        super().__init__(transform.dtype, transform.batch)
         self.transform, self.terms, self.fixed, self.way_back = transform, unweighted(terms), fixed, way_back
         dtype, B = transform.dtype, transform.batch
         self.bands = BandTables(bands, dtype)
@@ -219,7 +249,6 @@ class StagedEngine:
         self.weights = upload(weights, dtype)  # (B, terms)
         self.values = new_array(dtype, (B, len(terms)))
         self.unused = new_array(dtype, (1, 1, 1))  # in the place of a quantity that no term compares
-        self.ones = upload(np.ones(B), dtype)  # (B,)
         self.bin_scratch: Any = None  # (B, F, N, K), made by strategies.per_bin at its first call
 
     def forward(self, x: Any, y: Any, total: Any, keep: bool) -> None:
@@ -237,14 +266,6 @@ class StagedEngine:
     def backward(self, x: Any, y: Any, grad_x: Any, grad_y: Any, upstream: Any) -> None:
         """grad_x += upstream[b] ∂L/∂x, and grad_y likewise; either may be None. Comes after `forward` of the same."""
         self.way_back(self, x, y, grad_x, grad_y, upstream)
-
-    def value_and_grad(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
-        """total as in `forward`, and the gradients of Σ_b total[b], which replace what is in grad_x and grad_y."""
-        self.forward(x, y, total, keep=True)
-        for grad in (grad_x, grad_y):
-            if grad is not None:
-                grad.fill(0)
-        self.backward(x, y, grad_x, grad_y, self.ones)
 
     def shares(self) -> NDArray[Any]:
         """Each term's share of the last forward pass, weights included  # (B, terms)"""

@@ -34,6 +34,7 @@ from taichi_spec.bins import Parts, part_distance
 from taichi_spec.fft.fused import BinEngine
 from taichi_spec.framing import annotation
 from taichi_spec.launch import Launcher, plainly
+from taichi_spec.precision import split
 from taichi_spec.runtime import arch_name
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
@@ -146,11 +147,9 @@ def known(index):
 
 def constant(value: float, dtype):
     """A Python float in full precision: Taichi would round it to `default_fp`."""
-    high = float(np.float32(value))
+    high, middle, low = split(value)
     if dtype == ti.f32:
         return hold(ti.cast(high, dtype))
-    middle = float(np.float32(value - high))
-    low = float(np.float32(value - high - middle))
     return hold(ti.cast(high, dtype) + (ti.cast(middle, dtype) + ti.cast(low, dtype)))
 
 
@@ -1000,13 +999,6 @@ class BlocksEngine(BinEngine):
             _flatten(fixed, self.goal)
             self.strides = frames * bins * (items > 1), bins * (frames > 1)
 
-    def _pass(self, parts: Parts, gradient: bool) -> Any:
-        """What runs a pass: a kernel on fields, which are compiled into it, is called as it is."""
-        if (parts, gradient) not in self.passes:
-            run = fused_kernel(self.layout, self.dtype, parts, self.is_field, self.fixed, gradient, self.edges)
-            self.passes[parts, gradient] = run if self.is_field else Launcher(run)
-        return self.passes[parts, gradient]
-
     def _run(self, x: Any, y: Any, grad_x: Any, grad_y: Any, parts: Parts) -> None:
         backward = grad_x is not None
         unused = self.edge  # an array where the kernel writes none
@@ -1016,9 +1008,19 @@ class BlocksEngine(BinEngine):
             x, self.goal if self.fixed else y, *gradients, self.table, self.halo, self.edge, self.partial, self.sums,
             self.coefficients, self.batch, self.n_samples, sizes.frames, sizes.runs, sizes.steps, *self.strides,
             1 + backward, 0)  # fmt: skip
+        run = self.passes.get((parts, backward))
+        if run:
+            run(*arguments)
+        else:
+            self._first_run(parts, backward, arguments)
+
+    def _first_run(self, parts: Parts, gradient: bool, arguments: tuple[Any, ...]) -> None:
+        """Compiles a pass and runs it. A kernel on fields, which are compiled into it, is called as it is."""
+        kernel = fused_kernel(self.layout, self.dtype, parts, self.is_field, self.fixed, gradient, self.edges)
+        run = self.passes[parts, gradient] = kernel if self.is_field else Launcher(kernel)
         # On CUDA, where Taichi's own optimisation has changed what this kernel does, it stays as it was tested.
-        with plainly() if (parts, backward) not in self.passes and not self.layout.cuda else nullcontext():
-            self._pass(parts, backward)(*arguments)
+        with nullcontext() if self.layout.cuda else plainly():
+            run(*arguments)
 
 
 @ti.kernel
