@@ -12,23 +12,41 @@ from taichi.lang import impl
 MAX_ELEMENTS = 2**31 - 1  # indices are 32-bit
 
 
-class _Array(ti.ScalarNdarray):  # type: ignore[misc]
-    """An ndarray that leaves the runtime alone which came after its own.
+class _OfItsRuntime:
+    """What an ndarray of ours does when Python drops it: it frees its memory, unless that was an earlier runtime's.
 
-    Taichi's own asks whatever runtime there is to free its memory when Python drops it. After a `ti.init` in between
-    the address may be that of another array, which then loses its memory while it is in use.
+    Taichi's own ask whatever runtime there is. After a `ti.init` in between the address may be that of another array,
+    which then loses its memory while it is in use. Those of vectors ask none, and their memory is never free again.
     """
+
+    runtime: Any
+    arr: Any
 
     def __del__(self) -> None:
         current = getattr(impl, "get_runtime", None)  # None while Python shuts down
-        if current and current() is self.runtime:
-            super().__del__()
+        if current and current() is self.runtime and self.runtime.prog is not None:
+            self.runtime.prog.delete_ndarray(self.arr)
+
+
+class _Numbers(_OfItsRuntime, ti.ScalarNdarray):  # type: ignore[misc]
+    pass
+
+
+class _Vectors(_OfItsRuntime, ti.VectorNdarray):  # type: ignore[misc]
+    pass
 
 
 def new_array(dtype: Any, shape: int | tuple[int, ...]) -> Any:
     """A Taichi ndarray of numbers, not initialised."""
     array = ti.ndarray(dtype, shape)
-    array.runtime, array.__class__ = impl.get_runtime(), _Array
+    array.runtime, array.__class__ = impl.get_runtime(), _Numbers
+    return array
+
+
+def new_vectors(n: int, dtype: Any, count: int) -> Any:
+    """A Taichi ndarray of `count` vectors of n numbers, not initialised."""
+    array = ti.Vector.ndarray(n, dtype, count)
+    array.runtime, array.__class__ = impl.get_runtime(), _Vectors
     return array
 
 

@@ -1,22 +1,25 @@
 """The library's own arrays."""
 
 import gc
+from types import SimpleNamespace
 
+import pytest
 import taichi as ti
 
-import taichi_spec as ts
-from taichi_spec.arrays import new_array
+from taichi_spec import arrays
 
 
-def test_memory_is_freed_in_the_runtime_that_it_was_taken_from(cpu, monkeypatch):
-    """Taichi's own arrays ask the runtime that there is, in which their address may be that of another array."""
+@pytest.mark.parametrize(
+    "make", [lambda: arrays.new_array(ti.f32, 5), lambda: arrays.new_vectors(4, ti.f32, 5)], ids=["numbers", "vectors"]
+)
+def test_memory_is_freed_in_the_runtime_that_it_was_taken_from(cpu, make, monkeypatch):
+    """In another one its address may be that of another array."""
     freed = []
-    monkeypatch.setattr(ti.ScalarNdarray, "__del__", lambda array: freed.append(array.shape))
-    kept, dropped = new_array(ti.f32, (1,)), new_array(ti.f32, 2)
-    del dropped
+    runtimes = [SimpleNamespace(prog=SimpleNamespace(delete_ndarray=freed.append)) for _ in range(2)]
+    kept, dropped = make(), make()
+    kept.runtime, dropped.runtime = runtimes
+    memory = dropped.arr
+    monkeypatch.setattr(arrays, "impl", SimpleNamespace(get_runtime=lambda: runtimes[1]))
+    del kept, dropped
     gc.collect()
-    assert freed == [(2,)]
-    ts.init(arch="cpu", log_level=ti.ERROR)
-    del kept
-    gc.collect()
-    assert freed == [(2,)]
+    assert freed == [memory]

@@ -17,8 +17,8 @@ Functions without a decorator run while Taichi traces the kernel: they take and 
 one per register. Taichi then has values to name instead of variables to track, and compiles several times faster.
 """
 
+import itertools
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
 from math import prod
@@ -29,7 +29,7 @@ import taichi as ti
 from numpy.typing import NDArray
 from taichi.lang.impl import expr_init as hold  # evaluates an expression here, once, and gives it a name
 
-from taichi_spec.arrays import itemsize, new_array, upload
+from taichi_spec.arrays import itemsize, new_array, new_vectors, upload
 from taichi_spec.bins import Parts, part_distance
 from taichi_spec.fft.fused import BinEngine
 from taichi_spec.framing import annotation
@@ -42,6 +42,8 @@ from taichi_spec.terms import Term
 MAX_KNOWN = 2**30  # `known` keeps so many bits of an index
 MAX_INDEX = 2**31 - 2**17  # of an array: indices are i32, and steps beyond its end must not wrap round
 SHARED_BYTES = {"cuda": 48 * 1024, "vulkan": 32 * 1024}  # of a block: Taichi gives no more, nor do many devices
+SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
+MARK = 0x7FC0DEAD  # the bits of a number that no signal has
 GRID = 4096  # teams at work side by side, if there are so many runs: what fills a large GPU
 
 
@@ -57,6 +59,7 @@ class Layout:
     in_registers: bool = False  # where the overlap waits: there if the hop is a multiple of `threads`, else shared
     buffers: int = 1  # for exchanges among threads: with two, none has to wait until the one before it has been read
     cuda: bool = False
+    resident: bool = False  # whether a block keeps all constants in shared memory
 
     @property
     def threads(self) -> int:
@@ -83,6 +86,11 @@ class Layout:
         """Shared memory of one team, in complex values."""
         waiting = 0 if self.in_registers else -(-self.overlap // self.threads) * self.threads
         return self.buffers * self.buffer_cells + waiting + self.peak_cells
+
+    @property
+    def block_cells(self) -> int:
+        """Shared memory of a block, in complex values."""
+        return self.cells * self.teams + self.entries * self.resident
 
     @property
     def buffer_cells(self) -> int:
@@ -231,6 +239,8 @@ def fused_kernel(
     KEEP, SHIFT = OVERLAP // T, H // T  # if in registers: how many wait, and how far they move
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(R, -(-H // T))  # registers of which some are finished with their frame
+    PAIRS = max(1, 2 // C)  # of bins at work at once, while other pairs' numbers are on their way
+    NEAR = SECTOR[dtype]
     CUDA = layout.cuda
     WARP = CUDA and T <= 32  # a team lies within a warp
     SHUFFLES = CUDA and dtype == ti.f32  # neighbours compare their peaks by warp shuffles, else in shared memory
@@ -245,7 +255,7 @@ def fused_kernel(
     Bits, BIAS, MANTISSA = (ti.i64, 1023, 52) if dtype == ti.f64 else (ti.i32, 127, 23)
     ENTRIES, WINDOW = layout.entries, layout.offsets[-1]
     # A cell is one word of two values on CUDA and lies in two planes elsewhere: Taichi has no shared vectors there.
-    TOTAL = CELLS * TEAMS
+    TOTAL, TABLE = layout.block_cells, CELLS * TEAMS
     SHARED = (TOTAL, pair) if CUDA else (2 * TOTAL, dtype)
 
     @ti.func
@@ -299,6 +309,14 @@ def fused_kernel(
             return x[0, at]
 
     @ti.func
+    def sample(x: ti.template(), b: ti.template(), s: ti.template()):
+        """Sample s of item b."""
+        if ti.static(len(x.shape) == 1):
+            return x[s]
+        else:
+            return x[b, s]
+
+    @ti.func
     def source(s, length):
         """The sample that stands at s, which may lie outside the signal; -1 for none."""
         if ti.static(edges == "reflect"):
@@ -307,22 +325,47 @@ def fused_kernel(
         return ti.select(s < length, s, -1)
 
     @ti.func
-    def put(gs: ti.template(), edge: ti.template(), b, p, length, values: ti.template(), add):
-        """Write or add gradients at position p of item b; reflected positions outside the signal go to `edge`."""
-        if 0 <= p < length:
-            for s in ti.static(range(len(gs))):
-                gs[s][b, p] = values[s] + (gs[s][b, p] if add else 0)
-        elif ti.static(edges == "reflect"):
+    def outside(p, length):
+        """Where `edge` keeps what belongs to position p outside the signal; -1 if nothing does."""
+        q = -1
+        if ti.static(edges == "reflect"):
             q = ti.select(p < 0, p + PAD, p - length + PAD)
-            if q < 2 * PAD:
-                for s in ti.static(range(len(gs))):
-                    row = 2 * b + s
-                    edge[row, q] = values[s] + (edge[row, q] if add else 0)
+            q = ti.select(q < 2 * PAD, q, -1)
+        return q
 
     @ti.func
-    def constants(table: ti.template(), at: ti.template()):
+    def put(gs: ti.template(), edge: ti.template(), b, p, length, values: ti.template()):
+        """Write gradients at position p of item b; reflected positions outside the signal go to `edge`."""
+        if 0 <= p < length:
+            for s in ti.static(range(len(gs))):
+                gs[s][b, p] = values[s]
+        else:
+            q = outside(p, length)
+            if q >= 0:
+                for s in ti.static(range(len(gs))):
+                    edge[2 * b + s, q] = values[s]
+
+    @ti.func
+    def taken(gs: ti.template(), edge: ti.template(), b, p, length):
+        """What `put` wrote there, of both signals."""
+        values = ti.Vector.zero(dtype, 2)
+        if 0 <= p < length:
+            for s in ti.static(range(len(gs))):
+                values[s] = gs[s][b, p]
+        else:
+            q = outside(p, length)
+            if q >= 0:
+                for s in ti.static(range(len(gs))):
+                    values[s] = edge[2 * b + s, q]
+        return values
+
+    @ti.func
+    def constants(sm: ti.template(), table: ti.template(), at: ti.template()):
         """A pair of the table."""
-        return table[at], table[at + ENTRIES]
+        if ti.static(layout.resident):
+            return fetch(sm, at + TABLE)
+        else:
+            return table[at], table[at + ENTRIES]
 
     @ti.func
     def exponent(e: ti.template()):
@@ -338,10 +381,15 @@ def fused_kernel(
 
     def peak_of(values):
         """The largest magnitude among this thread's values."""
-        peak = hold(abs(values[0]))
+        peak = magnitude(values[0])
         for value in values[1:]:
-            peak = hold(ti.max(peak, abs(value)))
+            peak = hold(ti.max(peak, magnitude(value)))
         return peak
+
+    def magnitude(value):
+        """|value|. On CUDA `abs` is a function, which counts for ten instructions when LLVM decides what to inline."""
+        zero = ti.cast(0, dtype)
+        return hold(ti.select(value > zero, value, zero - value) if CUDA else abs(value))
 
     def difference_of(first, second):
         """Bits that are 0 if two lists of values are the same."""
@@ -397,7 +445,9 @@ def fused_kernel(
     @ti.func
     def balance(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
                 scale: ti.template()):  # fmt: skip
-        """Bring both parts to a peak near 1 where they differ much or are extreme. scale: what undoes it; 0 or 1/2.
+        """Bring both parts to a peak near 1 where they differ much or are extreme.
+
+        scale: half of what undoes it, or 0 for a silent part; 1/2 or 0; whether the parts are equal.
 
         The louder part's rounding would drown the quieter one, and squares of 1e-20 or 1e18 leave float32's range.
         A silent part has no spectrum at all: its second factor is 0, so that no rounding is taken for one. Of two
@@ -406,20 +456,21 @@ def fused_kernel(
         mine = ti.static([peak_of(re), peak_of(im), ti.cast(0, Bits) if fixed else difference_of(re, im)])
         x, y, d = team_peaks(mine[0], mine[1], mine[2], sm, team, t)
         low, high = ti.min(x, y), ti.max(x, y)
-        scale[0], scale[1] = ti.cast(1, dtype), ti.cast(1, dtype)
         scale[2] = ti.cast(0.5, dtype) * ti.cast(x > 0, dtype)
         scale[3] = ti.cast(0.5, dtype) * ti.cast(y > 0, dtype)
+        scale[0], scale[1] = scale[2], scale[3]
         if uniform(low * ti.cast(16, dtype) < high or high > 1e9 or low < 1e-9):
             up_x, down_x = power_of_two(x)
             up_y, down_y = power_of_two(y)
-            scale[0], scale[1] = up_x, up_y
+            scale[0], scale[1] = scale[2] * up_x, scale[3] * up_y
             for m in ti.static(range(R)):
                 re[m] = re[m] * down_x
                 im[m] = im[m] * down_y
         if ti.static(not fixed):
             scale[4] = ti.cast(d == 0, dtype)
-            for m in ti.static(range(R)):
-                im[m] = ti.select(d == 0, ti.cast(0, dtype), im[m])
+            if uniform(d == 0):
+                for m in ti.static(range(R)):
+                    im[m] = ti.cast(0, dtype)
 
     def transform(re, im, sm, first, second, t, table, zero):
         """The DFT of a frame: points t + T m in, bins t + T m out; exchanges by the buffers at `first` and `second`.
@@ -433,7 +484,7 @@ def fused_kernel(
             j = known(low + zero)
             done = []
             for b in range(n):
-                pairs = twiddles(table, j, OFFSETS[p] + b * T % stride, stride) if p else None
+                pairs = twiddles(sm, table, j, OFFSETS[p] + b * T % stride, stride) if p else None
                 done.append(dft(values[b::n], pairs, dtype))
             if p + 1 == len(RADICES):
                 return [done[m % n][m // n] for m in range(R)]
@@ -474,7 +525,7 @@ def fused_kernel(
         """Bins k and N - k of the packed transform: the two distances, and what replaces the bins.
 
         z = X + i Y at k and m = conj(X) + i conj(Y) at N - k give 2 X and 2 Y; G_X = phi' X / |X| and G_Y go back the
-        same way, halved because both k and N - k will contribute.
+        same way, halved because both k and N - k will contribute. `measure` has both halves in it.
         """
         x = hold(z[0] + m[0]), hold(z[1] - m[1])
         y = hold(z[1] + m[1]), hold(m[0] - z[0])
@@ -486,7 +537,7 @@ def fused_kernel(
         if not fixed:
             py = hold(ti.select(scale[4] > 0, px, py))
         # Directions first: a large slope over a tiny amplitude may overflow.
-        ix, iy = hold(ti.rsqrt(px) * scale[2]), hold(ti.rsqrt(py) * scale[3])
+        ix, iy = hold(ti.rsqrt(px)), hold(ti.rsqrt(py))
         # The maximum keeps these products apart from what is subtracted of them: fused, equal ones would differ.
         none = constant(0.0, dtype)
         found, dx, dy = measure(hold(ti.max(px * ix * scale[0], none)), hold(ti.max(py * iy * scale[1], none)))
@@ -524,6 +575,12 @@ def fused_kernel(
             which = (i & ti.static(BLOCK - 1)) >> LOG_T
             team = which * CELLS
             first_run = (i & ti.static(-BLOCK)) >> LOG_T  # of the block
+            if ti.static(layout.resident):
+                n = i & ti.static(BLOCK - 1)
+                while n < ENTRIES + zero:  # + 0, as in load_frames
+                    store(sm, TABLE + n, table[n], table[n + ENTRIES])
+                    n += BLOCK
+                ti.simt.block.sync()
             while first_run < items * runs:
                 run = first_run + which
                 b = ti.raw_div(run, runs)
@@ -540,6 +597,7 @@ def fused_kernel(
                 re = [ti.cast(0, dtype) for _ in ti.static(range(R))]
                 im = [ti.cast(0, dtype) for _ in ti.static(range(R))]
                 scale = [ti.cast(1, dtype) for _ in ti.static(range(5))]
+                ahead = [ti.cast(0, Bits) for _ in ti.static(range(2 * FRAMES - 1))]  # what was asked for in time
                 for step in range(steps):
                     f = (c * steps + step) * FRAMES
                     live = f < frames and b < items
@@ -547,15 +605,24 @@ def fused_kernel(
                     inside = b < items and start >= 0 and start + ti.static(N + (FRAMES - 1) * H) <= length
                     if ti.static(fixed):
                         inside = inside and f + 1 < frames
+                    for early in ti.static(ahead):  # in truth always; both ways are right
+                        inside = inside and early != ti.static(MARK)
                     inside = uniform(inside)
+                    if ti.static(fixed):
+                        goals = rows(row, f, frames, item_stride, frame_stride)
+                        for frame in ti.static(range(2)):
+                            k = ti.min(t * NEAR, N // 2)
+                            ahead[1 + frame] = ti.bit_cast(read(y, goals[frame] + k), Bits)
                     for way in range(ways):  # forward; then, with gradients, back
                         if way == 0:
                             if ti.static(fixed):
                                 load_frames(re, im, x, x, table, sm, team, t, b, f, frames, start, length, items, inside,
                                             live, zero)  # fmt: skip
+                                ahead[0] = touch_signals(x, x, row, t, start, length)
                             else:
                                 load_frames(re, im, x, y, table, sm, team, t, b, f, frames, start, length, items, inside,
                                             live, zero)  # fmt: skip
+                                ahead[0] = touch_signals(x, y, row, t, start, length)
                             balance(re, im, sm, team, t, scale)
                         else:
                             found = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale,
@@ -620,7 +687,7 @@ def fused_kernel(
         if scale[3] == 0:
             for m in ti.static(range(R)):
                 re[m] = 0
-        windowed = ti.static(weighted(list(zip(re, im)), window(table, t)))
+        windowed = ti.static(weighted(list(zip(re, im)), window(sm, table, t)))
         if ti.static(fixed):
             for m in ti.static(range(R)):
                 re[m], im[m] = windowed[0][m], windowed[1][m]
@@ -706,10 +773,12 @@ def fused_kernel(
         count = ti.select(last, ti.max(length + PAD - start, 0), ti.min(advance, OVERLAP))
         n = t
         while n < count:
-            sx, sy = ti.cast(0, dtype), ti.cast(0, dtype)
+            sums = ti.Vector.zero(dtype, 2)
+            if not last:
+                sums = taken(ti.static([gx] if fixed else [gx, gy]), edge, b, start + n, length)
             if n < OVERLAP:
-                sx, sy = left_over(halo, run, ti.min(c, (OVERLAP - 1 - n) // advance), n, advance)
-            put([gx] if ti.static(fixed) else [gx, gy], edge, b, start + n, length, [sx, sy], not last)
+                sums += left_over(halo, run, ti.min(c, (OVERLAP - 1 - n) // advance), n, advance)
+            put(ti.static([gx] if fixed else [gx, gy]), edge, b, start + n, length, sums)
             n += 128
 
     @ti.func
@@ -734,12 +803,10 @@ def fused_kernel(
     @ti.func
     def left_over(halo: ti.template(), run, back, n, advance):
         """The tails of `run` and of `back` runs before it, where they meet n samples behind the run."""
-        sx, sy = ti.cast(0, dtype), ti.cast(0, dtype)
-        for d in range(back + 1):
-            value = halo[(run - d) * OVERLAP + n + d * advance]
-            sx += value[0]
-            sy += value[1]
-        return sx, sy
+        sums = halo[run * OVERLAP + n]
+        for d in range(1, back + 1):
+            sums += halo[(run - d) * OVERLAP + n + d * advance]
+        return sums
 
     @ti.func
     def load_frames(re: ti.template(), im: ti.template(), x: ti.template(), other: ti.template(),
@@ -751,7 +818,7 @@ def fused_kernel(
         row = 0 if ti.static(is_field) else b * length  # where item b begins in the memory of an ndarray
         if inside:
             at = (row + start + t) & 0x3FFFFFFF
-            weights = ti.static(window(table, t))
+            weights = ti.static(window(sm, table, t))
             for m in ti.static(range(R)):
                 re[m] = ti.static(weights)[m] * cell(x, b, at + ti.static(T * m))
                 im[m] = ti.static(weights)[m] * cell(other, b, at + ti.static(T * m + LATER))
@@ -766,7 +833,7 @@ def fused_kernel(
                     at = source(start + H + n, length)
                 if f + (FRAMES - 1) < frames and b < items and at >= 0:
                     second = cell(other, b, row + at)
-                even, odd = constants(table, t + (WINDOW + T * (m >> 1)))
+                even, odd = constants(sm, table, t + (WINDOW + T * (m >> 1)))
                 w = ti.select(m & 1, odd, even)
                 store(sm, team + padded(n), w * first, w * second)
             cells = ti.static(own(sm, team, t, range(R)))
@@ -775,43 +842,53 @@ def fused_kernel(
                 im[m] = cells[m][1]
 
     @ti.func
+    def touch_signals(x: ti.template(), other: ti.template(), b: ti.template(), t: ti.template(), start: ti.template(),
+                      length: ti.template()):  # fmt: skip
+        """Asks for the samples that the next transform has and this one has not, so that they are near by then.
+
+        Each thread reads one of NEAR, half of them of `other`: enough at hop n_fft / 4.
+        """
+        at = start + ti.static(max(N + (FRAMES - 1) * H, FRAMES * H)) + (t & ti.static(T // (3 - FRAMES) - 1)) * NEAR
+        at = ti.min(at, start + ti.static(N + (2 * FRAMES - 1) * H - 1))
+        at = ti.max(ti.min(at, length - 1), 0)
+        value = ti.cast(0, dtype)
+        if ti.static(fixed):
+            value = sample(x, b, at)
+        else:
+            if t < ti.static(T // 2):
+                value = sample(x, b, at)
+            else:
+                value = sample(other, b, at)
+        return ti.bit_cast(value, Bits)
+
+    @ti.func
     def spectral(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
                  t: ti.template(), row: ti.template(), f: ti.template(), frames: ti.template(), y: ti.template(),
                  item_stride: ti.template(), frame_stride: ti.template(), scale: ti.template(),
                  factors: ti.template(), zero: ti.template()):  # fmt: skip
         """Distance of every bin; re and im become the gradients' spectrum, exchanged for the way back.
 
-        A loop over bins t + T m and their mirrors, of which bins 0 and N / 2 are their own.
+        A loop over bins t + T m and their mirrors, PAIRS of them at a time; then bin N / 2, its own mirror, by thread 0.
         """
         sums = [ti.cast(0, dtype) for _ in ti.static(range(C))]
-        row0 = (row * item_stride + ti.min(f, frames - 1) * frame_stride + t) & 0x3FFFFFFF
-        row1 = (row * item_stride + ti.min(f + 1, frames - 1) * frame_stride + t) & 0x3FFFFFFF
-        second = f + 1 < frames
-        now, soon = ti.static(target(y, row0, row1)), ti.static(target(y, row0 + T, row1 + T))
+        row0, row1 = rows(row, f, frames, item_stride, frame_stride)
+        goals = ti.static(measures(y, known(row0 + t), known(row1 + t), f + 1 < frames, factors, scale))
         buffer = team + SPECTRAL
         if ti.static(WAITS):
             sync()
         ti.static(keep(sm, buffer, t, range(R), list(zip(re, im))))
         sync()
-        for m in range(R // 2 + 1 + zero):  # + 0, as in load_frames
-            k = t + T * m
-            if k <= ti.static(N // 2):
-                here, there = buffer + padded(k), buffer + padded((N - k) & ti.static(N - 1))
-                bins = ti.static((fetch(sm, here), fetch(sm, there)))
-                later = ti.min(2 * T + k, N // 2) - t
-                then = ti.static(target(y, row0 + later, row1 + later))
-                found, low, high = ti.static(two_bins(bins[0], bins[1], measure(now, second, factors), scale))
-                for part in ti.static(range(len(now))):
-                    now[part] = soon[part]
-                    soon[part] = then[part]
-                for j in ti.static(range(C)):
-                    sums[j] += found[j]
-                if ti.static(gradient):
-                    if k & ti.static(N // 2 - 1) == 0:
-                        store(sm, here, 2 * low[1], 2 * low[0])
-                    else:
-                        store(sm, here, low[1], low[0])
-                        store(sm, there, high[1], high[0])
+        for group in range(ti.static(R // 2 // PAIRS) + zero):  # + 0, as in load_frames
+            first = group * ti.static(PAIRS)
+            cells = ti.static(mirrored(buffer, t, first))
+            found = ti.static(distances(sm, cells, (t | first) == 0, [goals(first + m) for m in range(PAIRS)], scale))
+            for j in ti.static(range(C)):
+                sums[j] += found[j]
+        if t == 0:
+            middle = buffer + ti.static(pad(N // 2))
+            found = ti.static(distances(sm, [(middle, middle)], True, [goals(R // 2)], scale))
+            for j in ti.static(range(C)):
+                sums[j] += found[j]
         if ti.static(gradient):
             sync()
             cells = ti.static(own(sm, buffer + zero, t, range(R)))
@@ -820,38 +897,75 @@ def fused_kernel(
                 im[m] = cells[m][1]
         return sums
 
-    def target(y, at0, at1):
-        """A target's magnitudes in both frames, if fixed. They take long to come, so are asked for two bins ahead."""
-        return [hold(read(y, at0)), hold(read(y, at1))] if fixed else []
+    @ti.func
+    def rows(row: ti.template(), f: ti.template(), frames: ti.template(), item_stride: ti.template(),
+             frame_stride: ti.template()):  # fmt: skip
+        """Where the target's magnitudes of frames f and f + 1 begin; of the last one, if there are no more."""
+        item = row * item_stride
+        return item + ti.min(f, frames - 1) * frame_stride, item + ti.min(f + 1, frames - 1) * frame_stride
 
-    def measure(target, second, factors):
-        """A function of two magnitudes: the parts' values, and both derivatives of all, each times its factor.
+    def mirrored(buffer, t, first):
+        """Where bins t + T m and their mirrors lie, for m = first ... first + PAIRS - 1."""
+        if T & ((1 << layout.log_pad) - 1):  # cells of one thread are not evenly spaced
+            bins = [hold(t + T * (first + m)) for m in range(PAIRS)]
+            return [(hold(buffer + padded(k)), hold(buffer + padded((N - k) & (N - 1)))) for k in bins]
+        near = known(buffer + padded(t) + first * pad(T))
+        far = known(buffer + padded(T - t) + (R - PAIRS - first) * pad(T))
+        cells = [(near + pad(T * m), far + pad(T * (PAIRS - 1 - m))) for m in range(PAIRS)]
+        return [(near, hold(ti.select((t | first) == 0, near, cells[0][1]))), *cells[1:]]  # bin 0 is its own mirror
 
-        `second`: whether there is a second frame.
+    def distances(sm, cells, alone, measure, scale):
+        """The sums of distances in pairs of bins, which become the gradients'. alone: whether the first is a bin twice."""
+        bins = [(fetch(sm, here), fetch(sm, there)) for here, there in cells]
+        totals = None
+        for m, (z, mirror) in enumerate(bins):
+            found, low, high = two_bins(z, mirror, measure[m], scale)
+            if gradient:
+                if m == 0:
+                    low, high = [[hold(ti.select(alone, 2 * v, w)) for v, w in zip(low, b)] for b in (low, high)]
+                store(sm, cells[m][0], low[1], low[0])
+                store(sm, cells[m][1], high[1], high[0])
+            totals = found if totals is None else [hold(s + v) for s, v in zip(totals, found)]
+        return totals
+
+    def measures(y, row0, row1, second, factors, scale):
+        """A function from m to what measures bin t + T m: from two magnitudes the parts' values, and both derivatives
+        of all, each times its factor.
+
+        row0, row1: where this thread's first magnitudes of the target lie, if fixed. second: whether there is a frame.
         """
+        forces = [[hold(factor * scale[2 + s]) for factor in factors] for s in (0, 1)]
 
-        def part(a, b, j):
-            if not fixed:
-                return both(a, b, j)
-            value0, value1, da, db = against(*target, a, b, j)
-            return hold(value0 + ti.select(second, value1, ti.cast(0, dtype))), da, db
+        def weighed(slopes, s):
+            total = hold(forces[s][0] * slopes[0])
+            for force, slope in list(zip(forces[s], slopes))[1:]:
+                total = hold(total + force * slope)
+            return total
 
-        def found(a, b):
-            values, slopes_a, slopes_b = zip(*[part(a, b, j) for j in range(C)])
-            da, db = (hold(factors[0] * slopes[0]) for slopes in (slopes_a, slopes_b))
-            for factor, slope_a, slope_b in list(zip(factors, slopes_a, slopes_b))[1:]:
-                da, db = hold(da + factor * slope_a), hold(db + factor * slope_b)
-            return values, da, db
+        def at(m):
+            target = [hold(read(y, row + T * m)) for row in (row0, row1)] if fixed else []
 
-        return found
+            def part(a, b, j):
+                if not fixed:
+                    return both(a, b, j)
+                value0, value1, da, db = against(*target, a, b, j)
+                return hold(value0 + ti.select(second, value1, ti.cast(0, dtype))), da, db
 
-    def twiddles(table, j, offset, stride):
+            def measure(a, b):
+                values, *slopes = zip(*[part(a, b, j) for j in range(C)])
+                return values, weighed(slopes[0], 0), weighed(slopes[1], 1)
+
+            return measure
+
+        return at
+
+    def twiddles(sm, table, j, offset, stride):
         """A function from a radix's entry to its twiddle."""
-        return lambda e: constants(table, j + (offset + e * stride))
+        return lambda e: constants(sm, table, j + (offset + e * stride))
 
-    def window(table, t):
+    def window(sm, table, t):
         """The window at points t + T m."""
-        return [w for m in range(0, R, 2) for w in constants(table, t + (WINDOW + T * m // 2))]
+        return [w for m in range(0, R, 2) for w in constants(sm, table, t + (WINDOW + T * m // 2))]
 
     def weighted(done, weights):
         """Both parts of a frame times the window."""
@@ -901,11 +1015,11 @@ def fused_kernel(
                 n = t + T * m
                 if n < H:
                     value = fetch(sm, team + padded(n))
-                    put(gs, edge, b, start + n, length, value, False)
+                    put(gs, edge, b, start + n, length, value)
         if ti.static(H > N):
             n = N + t
             while n < H and b < items:
-                put(gs, edge, b, start + n, length, [ti.cast(0, dtype), ti.cast(0, dtype)], False)
+                put(gs, edge, b, start + n, length, [ti.cast(0, dtype), ti.cast(0, dtype)])
                 n += T
 
     return fused
@@ -921,9 +1035,11 @@ def choose(n_fft: int, hop: int, dtype: Any, arch: str) -> Layout | None:
     cuda = arch == "cuda"
     few = max(1, 32 // threads)  # no block is smaller than a warp
     many = max(few, 128 // threads)
-    for teams, buffers in [(many, 2), (few, 2), (many, 1), (few, 1)] if cuda else [(few, 1)]:
-        layout = Layout(n_fft, hop, points, _radices(n_fft, points), teams, in_registers, buffers, cuda)
-        if layout.cells * layout.teams * 2 * itemsize(dtype) <= SHARED_BYTES[arch]:
+    shapes = [(many, 2), (few, 2), (many, 1), (few, 1)] if cuda else [(few, 1)]
+    for resident, (teams, buffers) in itertools.product((True, False) if cuda else (False,), shapes):
+        radices = _radices(n_fft, points)
+        layout = Layout(n_fft, hop, points, radices, teams, in_registers, buffers, cuda, resident)
+        if layout.block_cells * 2 * itemsize(dtype) <= SHARED_BYTES[arch]:
             return layout
     return None
 
@@ -988,7 +1104,7 @@ class BlocksEngine(BinEngine):
         self.layout = layout
         self.sizes = sizes = Sizes.of(stft, batch, n_samples, 1 + self.fixed)
         self.table = upload(layout.table(stft.window_table).ravel(), dtype)
-        self.halo = ti.Vector.ndarray(2, dtype, max(1, batch * sizes.runs * layout.overlap))
+        self.halo = new_vectors(2, dtype, max(1, batch * sizes.runs * layout.overlap))
         self.edge = new_array(dtype, (2 * batch, stft.n_fft) if self.edges == "reflect" else (1, 1))
         self.partial = new_array(dtype, batch * sizes.runs * len(self.parts))
         self.passes: dict[tuple[Parts, bool], Any] = {}
@@ -1018,8 +1134,7 @@ class BlocksEngine(BinEngine):
         """Compiles a pass and runs it. A kernel on fields, which are compiled into it, is called as it is."""
         kernel = fused_kernel(self.layout, self.dtype, parts, self.is_field, self.fixed, gradient, self.edges)
         run = self.passes[parts, gradient] = kernel if self.is_field else Launcher(kernel)
-        # On CUDA, where Taichi's own optimisation has changed what this kernel does, it stays as it was tested.
-        with nullcontext() if self.layout.cuda else plainly():
+        with plainly():
             run(*arguments)
 
 
