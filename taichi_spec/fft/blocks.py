@@ -239,6 +239,7 @@ def fused_kernel(
     KEEP, SHIFT = OVERLAP // T, H // T  # if in registers: how many wait, and how far they move
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(R, -(-H // T))  # registers of which some are finished with their frame
+    HALF = R // 2
     PAIRS = max(1, 2 // C)  # of bins at work at once, while other pairs' numbers are on their way
     NEAR = SECTOR[dtype]
     CUDA = layout.cuda
@@ -505,12 +506,6 @@ def fused_kernel(
         """This thread's cells: points t + T m."""
         base = known(team + padded(t))
         return [fetch(sm, base + pad(m * T)) for m in registers]
-
-    def keep(sm, team, t, registers, values):
-        """The reverse of `own`."""
-        base = known(team + padded(t))
-        for m, value in zip(registers, values):
-            store(sm, base + pad(m * T), *value)
 
     def tiny():
         """So little that it only keeps 1 / sqrt finite: 1e-36 in float32, 1e-288 in float64."""
@@ -868,33 +863,50 @@ def fused_kernel(
                  factors: ti.template(), zero: ti.template()):  # fmt: skip
         """Distance of every bin; re and im become the gradients' spectrum, exchanged for the way back.
 
-        A loop over bins t + T m and their mirrors, PAIRS of them at a time; then bin N / 2, its own mirror, by thread 0.
+        Bin k and its mirror N - k are compared together by the thread that holds k < N / 2 in its first registers. It
+        finds the mirror in shared memory, in row m of which lie, from right to left, the threads' registers m >= R / 2.
+        Those of thread 0 lie one row above: then all mirrors of register m lie in row R - 1 - m, from left to right.
+        Bin 0, its own mirror, joins them there; bin N / 2 is left over, for thread 0 to do alone.
         """
         sums = [ti.cast(0, dtype) for _ in ti.static(range(C))]
         row0, row1 = rows(row, f, frames, item_stride, frame_stride)
         goals = ti.static(measures(y, known(row0 + t), known(row1 + t), f + 1 < frames, factors, scale))
         buffer = team + SPECTRAL
+        mine = (buffer + ti.static(HALF * T) + ti.select(t == 0, -T, T - t)) & 0x1FFFFFFF
         if ti.static(WAITS):
             sync()
-        ti.static(keep(sm, buffer, t, range(R), list(zip(re, im))))
+        for m in ti.static(range(HALF)):
+            store(sm, mine + ti.static(T * m), re[HALF + m], im[HALF + m])
+        if t == 0:
+            store(sm, buffer + ti.static((R - 1) * T), re[0], im[0])
         sync()
-        for group in range(ti.static(R // 2 // PAIRS) + zero):  # + 0, as in load_frames
+        for group in range(ti.static(HALF // PAIRS) + zero):  # + 0, as in load_frames
             first = group * ti.static(PAIRS)
-            cells = ti.static(mirrored(buffer, t, first))
-            found = ti.static(distances(sm, cells, (t | first) == 0, [goals(first + m) for m in range(PAIRS)], scale))
+            mirrors = (buffer + t + (ti.static(R - PAIRS) - first) * T) & 0x1FFFFFFF
+            own_bins = ti.static(list(zip(re, im))[:PAIRS])
+            cells = ti.static([mirrors + T * (PAIRS - 1 - m) for m in range(PAIRS)])
+            alone = (t | first) == 0
+            found, low = ti.static(distances(sm, own_bins, cells, alone, [goals(first * T + T * m) for m in range(PAIRS)], scale))
             for j in ti.static(range(C)):
                 sums[j] += found[j]
+            for m in ti.static(range(HALF - PAIRS)):  # the next ones take their place; after all groups each is back
+                re[m] = re[m + PAIRS]
+                im[m] = im[m + PAIRS]
+            if ti.static(gradient):
+                for m in ti.static(range(PAIRS)):
+                    re[HALF - PAIRS + m] = ti.static(low)[m][1]
+                    im[HALF - PAIRS + m] = ti.static(low)[m][0]
         if t == 0:
-            middle = buffer + ti.static(pad(N // 2))
-            found = ti.static(distances(sm, [(middle, middle)], True, [goals(R // 2)], scale))
+            middle = buffer + ti.static((HALF - 1) * T)
+            bins = ti.static([fetch(sm, middle)])
+            found, _ = ti.static(distances(sm, bins, [middle], True, [goals(T * HALF)], scale))
             for j in ti.static(range(C)):
                 sums[j] += found[j]
         if ti.static(gradient):
             sync()
-            cells = ti.static(own(sm, buffer + zero, t, range(R)))
-            for m in ti.static(range(R)):
-                re[m] = cells[m][0]
-                im[m] = cells[m][1]
+            again = (mine + zero) & 0x1FFFFFFF  # as in transform
+            for m in ti.static(range(HALF)):
+                re[HALF + m], im[HALF + m] = fetch(sm, again + ti.static(T * m))
         return sums
 
     @ti.func
@@ -904,33 +916,26 @@ def fused_kernel(
         item = row * item_stride
         return item + ti.min(f, frames - 1) * frame_stride, item + ti.min(f + 1, frames - 1) * frame_stride
 
-    def mirrored(buffer, t, first):
-        """Where bins t + T m and their mirrors lie, for m = first ... first + PAIRS - 1."""
-        if T & ((1 << layout.log_pad) - 1):  # cells of one thread are not evenly spaced
-            bins = [hold(t + T * (first + m)) for m in range(PAIRS)]
-            return [(hold(buffer + padded(k)), hold(buffer + padded((N - k) & (N - 1)))) for k in bins]
-        near = known(buffer + padded(t) + first * pad(T))
-        far = known(buffer + padded(T - t) + (R - PAIRS - first) * pad(T))
-        cells = [(near + pad(T * m), far + pad(T * (PAIRS - 1 - m))) for m in range(PAIRS)]
-        return [(near, hold(ti.select((t | first) == 0, near, cells[0][1]))), *cells[1:]]  # bin 0 is its own mirror
+    def distances(sm, bins, cells, alone, measure, scale):
+        """The sums of distances in pairs of bins, of which the mirrors lie in `cells`, and the gradients' first bins.
 
-    def distances(sm, cells, alone, measure, scale):
-        """The sums of distances in pairs of bins, which become the gradients'. alone: whether the first is a bin twice."""
-        bins = [(fetch(sm, here), fetch(sm, there)) for here, there in cells]
-        totals = None
-        for m, (z, mirror) in enumerate(bins):
+        The mirrors become the gradients'. alone: whether the first bin is its own mirror.
+        """
+        mirrors = [fetch(sm, cell) for cell in cells]
+        totals, firsts = None, []
+        for m, (z, mirror) in enumerate(zip(bins, mirrors)):
             found, low, high = two_bins(z, mirror, measure[m], scale)
             if gradient:
                 if m == 0:
-                    low, high = [[hold(ti.select(alone, 2 * v, w)) for v, w in zip(low, b)] for b in (low, high)]
-                store(sm, cells[m][0], low[1], low[0])
-                store(sm, cells[m][1], high[1], high[0])
+                    low, high = [[hold(ti.select(alone, 2 * v, v)) for v in both_parts] for both_parts in (low, high)]
+                store(sm, cells[m], high[1], high[0])
+            firsts.append(low)
             totals = found if totals is None else [hold(s + v) for s, v in zip(totals, found)]
-        return totals
+        return totals, firsts
 
     def measures(y, row0, row1, second, factors, scale):
-        """A function from m to what measures bin t + T m: from two magnitudes the parts' values, and both derivatives
-        of all, each times its factor.
+        """A function from k - t to what measures bin k: from two magnitudes the parts' values, and both derivatives of
+        all, each times its factor.
 
         row0, row1: where this thread's first magnitudes of the target lie, if fixed. second: whether there is a frame.
         """
@@ -942,8 +947,8 @@ def fused_kernel(
                 total = hold(total + force * slope)
             return total
 
-        def at(m):
-            target = [hold(read(y, row + T * m)) for row in (row0, row1)] if fixed else []
+        def at(away):
+            target = [hold(read(y, row + away)) for row in (row0, row1)] if fixed else []
 
             def part(a, b, j):
                 if not fixed:
