@@ -17,9 +17,8 @@ Functions without a decorator run while Taichi traces the kernel: they take and 
 one per register. Taichi then has values to name instead of variables to track, and compiles several times faster.
 """
 
-import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import prod
 from typing import Any
@@ -59,7 +58,8 @@ class Layout:
     in_registers: bool = False  # where the overlap waits: there if the hop is a multiple of `threads`, else shared
     buffers: int = 1  # for exchanges among threads: with two, none has to wait until the one before it has been read
     cuda: bool = False
-    resident: bool = False  # whether a block keeps all constants in shared memory
+    resident: int = 0  # so many of the table's entries a block keeps in shared memory
+    shuffles: bool = False  # whether threads of a warp compare their peaks without shared memory
 
     @property
     def threads(self) -> int:
@@ -90,7 +90,7 @@ class Layout:
     @property
     def block_cells(self) -> int:
         """Shared memory of a block, in complex values."""
-        return self.cells * self.teams + self.entries * self.resident
+        return self.cells * self.teams + self.resident
 
     @property
     def buffer_cells(self) -> int:
@@ -108,13 +108,14 @@ class Layout:
 
     @property
     def group(self) -> int:
-        """Threads that compare their peaks in shared memory, before the groups do."""
-        return 1 << self.threads.bit_length() // 2
+        """Threads that compare their peaks, before the groups do."""
+        return min(self.threads, 32) if self.shuffles else 1 << self.threads.bit_length() // 2
 
     @property
     def peak_cells(self) -> int:
         """Shared memory of a team for two lists of peaks, of its threads and of their groups."""
-        return 2 * (self.threads + self.threads // self.group)
+        groups = self.threads // self.group
+        return 2 * (groups if groups > 1 else 0) + 2 * self.threads * (not self.shuffles)
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -240,12 +241,11 @@ def fused_kernel(
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(R, -(-H // T))  # registers of which some are finished with their frame
     HALF = R // 2
-    PAIRS = max(1, 2 // C)  # of bins at work at once, while other pairs' numbers are on their way
+    PAIRS = max(1, 4 // C)  # of bins at work at once, while other pairs' numbers are on their way
     NEAR = SECTOR[dtype]
     CUDA = layout.cuda
     WARP = CUDA and T <= 32  # a team lies within a warp
-    SHUFFLES = CUDA and dtype == ti.f32  # neighbours compare their peaks by warp shuffles, else in shared memory
-    GROUP = min(T, 32) if SHUFFLES else layout.group
+    SHUFFLES, GROUP = layout.shuffles, layout.group
     PEAKS = CELLS - layout.peak_cells
     LOG_T, LOG_GROUP = T.bit_length() - 1, GROUP.bit_length() - 1
     pair = ti.types.vector(2, dtype)
@@ -254,7 +254,7 @@ def fused_kernel(
     Matrix = ti.types.ndarray(dtype=dtype, ndim=2)
     Signal = annotation(is_field)
     Bits, BIAS, MANTISSA = (ti.i64, 1023, 52) if dtype == ti.f64 else (ti.i32, 127, 23)
-    ENTRIES, WINDOW = layout.entries, layout.offsets[-1]
+    ENTRIES, WINDOW, RESIDENT = layout.entries, layout.offsets[-1], layout.resident
     # A cell is one word of two values on CUDA and lies in two planes elsewhere: Taichi has no shared vectors there.
     TOTAL, TABLE = layout.block_cells, CELLS * TEAMS
     SHARED = (TOTAL, pair) if CUDA else (2 * TOTAL, dtype)
@@ -361,9 +361,9 @@ def fused_kernel(
         return values
 
     @ti.func
-    def constants(sm: ti.template(), table: ti.template(), at: ti.template()):
+    def constants(sm: ti.template(), table: ti.template(), at: ti.template(), resident: ti.template()):
         """A pair of the table."""
-        if ti.static(layout.resident):
+        if ti.static(resident):
             return fetch(sm, at + TABLE)
         else:
             return table[at], table[at + ENTRIES]
@@ -570,9 +570,9 @@ def fused_kernel(
             which = (i & ti.static(BLOCK - 1)) >> LOG_T
             team = which * CELLS
             first_run = (i & ti.static(-BLOCK)) >> LOG_T  # of the block
-            if ti.static(layout.resident):
+            if ti.static(RESIDENT):
                 n = i & ti.static(BLOCK - 1)
-                while n < ENTRIES + zero:  # + 0, as in load_frames
+                while n < RESIDENT + zero:  # + 0, as in load_frames
                     store(sm, TABLE + n, table[n], table[n + ENTRIES])
                     n += BLOCK
                 ti.simt.block.sync()
@@ -828,7 +828,7 @@ def fused_kernel(
                     at = source(start + H + n, length)
                 if f + (FRAMES - 1) < frames and b < items and at >= 0:
                     second = cell(other, b, row + at)
-                even, odd = constants(sm, table, t + (WINDOW + T * (m >> 1)))
+                even, odd = constants(sm, table, t + (WINDOW + T * (m >> 1)), RESIDENT > WINDOW)
                 w = ti.select(m & 1, odd, even)
                 store(sm, team + padded(n), w * first, w * second)
             cells = ti.static(own(sm, team, t, range(R)))
@@ -886,7 +886,8 @@ def fused_kernel(
             own_bins = ti.static(list(zip(re, im))[:PAIRS])
             cells = ti.static([mirrors + T * (PAIRS - 1 - m) for m in range(PAIRS)])
             alone = (t | first) == 0
-            found, low = ti.static(distances(sm, own_bins, cells, alone, [goals(first * T + T * m) for m in range(PAIRS)], scale))
+            measured = ti.static([goals(first * T + T * m) for m in range(PAIRS)])
+            found, low = ti.static(distances(sm, own_bins, cells, alone, measured, scale))
             for j in ti.static(range(C)):
                 sums[j] += found[j]
             for m in ti.static(range(HALF - PAIRS)):  # the next ones take their place; after all groups each is back
@@ -966,11 +967,12 @@ def fused_kernel(
 
     def twiddles(sm, table, j, offset, stride):
         """A function from a radix's entry to its twiddle."""
-        return lambda e: constants(sm, table, j + (offset + e * stride))
+        return lambda e: constants(sm, table, j + (offset + e * stride), RESIDENT > 0)
 
     def window(sm, table, t):
         """The window at points t + T m."""
-        return [w for m in range(0, R, 2) for w in constants(sm, table, t + (WINDOW + T * m // 2))]
+        pairs = [constants(sm, table, t + (WINDOW + T * m // 2), RESIDENT > WINDOW) for m in range(0, R, 2)]
+        return [w for pair in pairs for w in pair]
 
     def weighted(done, weights):
         """Both parts of a frame times the window."""
@@ -1037,15 +1039,17 @@ def choose(n_fft: int, hop: int, dtype: Any, arch: str) -> Layout | None:
     points = min(16, n_fft // 8)  # more of them fit CUDA's registers and are faster, but take 14 s to compile
     threads = n_fft // points
     in_registers = hop < n_fft and hop % threads == 0
-    cuda = arch == "cuda"
-    few = max(1, 32 // threads)  # no block is smaller than a warp
-    many = max(few, 128 // threads)
-    shapes = [(many, 2), (few, 2), (many, 1), (few, 1)] if cuda else [(few, 1)]
-    for resident, (teams, buffers) in itertools.product((True, False) if cuda else (False,), shapes):
-        radices = _radices(n_fft, points)
-        layout = Layout(n_fft, hop, points, radices, teams, in_registers, buffers, cuda, resident)
-        if layout.block_cells * 2 * itemsize(dtype) <= SHARED_BYTES[arch]:
-            return layout
+    cuda, least = arch == "cuda", max(32, threads)  # no block is smaller than a warp
+    # Taichi has a program of blocks of 256 threads fit 128 registers, one of 128 fit 255. More warps at work make up for
+    # fewer registers where a team is within a warp, and no others have to wait for it; float64 needs more registers.
+    shapes = [(256, 1)] * (dtype == ti.f32 and threads <= 32) + [(128, 2), (128, 1)] if cuda else []
+    for block, buffers in [*shapes, (least, 1)]:
+        shape = Layout(n_fft, hop, points, _radices(n_fft, points), max(least, block) // threads, in_registers, buffers,
+                       cuda, 0, cuda and dtype == ti.f32)  # fmt: skip
+        for resident in (shape.entries, shape.offsets[-1], 0) if cuda else (0,):
+            layout = replace(shape, resident=resident)
+            if layout.block_cells * 2 * itemsize(dtype) <= SHARED_BYTES[arch]:
+                return layout
     return None
 
 
