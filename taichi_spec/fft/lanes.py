@@ -13,8 +13,9 @@ meet.
     flush      the samples that no later frame of the segment touches: to the gradients
 
 What the last frame of a segment leaves over, N - hop samples, goes to `halo`; a second loop adds it to the segments
-it reaches into, in fixed order. Segments depend on sizes alone: threads only share out the runs, so the result is the
-same to the last bit however many there are.
+it reaches into, in fixed order. Segments depend on sizes alone, and a run writes to places of its own: the result is
+the same to the last bit whichever threads there are and whichever of them takes a run. Each takes the next one when
+it has done its last: one that is woken late, some milliseconds on a small virtual machine, leaves more to the others.
 
 Fixed target (only |Y| is known, and no gradient for it): two frames of x ride in one transform, as its real and its
 imaginary part; a step has two frames, and the ring is N + hop long.
@@ -139,6 +140,7 @@ def lane_kernel(
     Numbers = ti.types.ndarray(dtype=dtype, ndim=1)
     Numbers2 = ti.types.ndarray(dtype=dtype, ndim=2)
     Doubles = ti.types.ndarray(dtype=ti.f64, ndim=1)
+    Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
     Table2 = ti.types.ndarray(dtype=ti.i32, ndim=2)
     Table3 = ti.types.ndarray(dtype=ti.i32, ndim=3)
     Bits, BIAS, MANTISSA = (ti.i64, 1023, 52) if dtype == ti.f64 else (ti.i32, 127, 23)
@@ -610,7 +612,7 @@ def lane_kernel(
     def fused(x: Signal, y: Signal, grad_x: Gradient, grad_y: Gradient, totals: Numbers2, coefficients: Numbers2,
               goal: Vectors, window: Numbers, twiddles: Numbers, chirp: Numbers, response: Numbers, loops: Table3,
               pairs: Table2, seats: Table3, work: Vectors, halo: Numbers, edge: Numbers, shares: Doubles,
-              size: Size):  # fmt: skip
+              taken: Integers, size: Size):  # fmt: skip
         """totals of each sum, and with `backward` the gradients. The signals, the target, tables, work memory, sizes."""
         for task in range(size.slots * TASK):
             if task % TASK == 0:
@@ -621,8 +623,8 @@ def lane_kernel(
                 rings = notes + NOTES + size.columns
                 sums = rings + streams * size.length
                 other = (streams - 1) * size.length
-                for turn in range((size.runs - slot + size.slots - 1) // size.slots):
-                    run = slot + turn * size.slots
+                run = ti.atomic_add(taken[0], 1)
+                while run < size.runs:
                     for l in range(L):
                         for j in ti.static(range(C)):
                             shares[(run * L + l) * C + j] = 0
@@ -663,6 +665,7 @@ def lane_kernel(
                                             halo,
                                             size,
                                         )
+                    run = ti.atomic_add(taken[0], 1)
         if ti.static(backward):
             for task in range(size.slots * TASK):
                 if task % TASK == 0:
@@ -678,6 +681,7 @@ def lane_kernel(
         for task in range(size.slots * TASK):
             if task % TASK == 0:
                 slot = task // TASK
+                taken[0] = 0  # for the next call
                 for i in range((size.items - slot + size.slots - 1) // size.slots):
                     item = slot + i * size.slots
                     for j in ti.static(range(C)):
@@ -762,6 +766,7 @@ class LanesEngine(BinEngine):
         self.halo = new_array(dtype, max(1, batch * size.segments * streams * size.overhang))
         self.edge = new_array(dtype, max(1, batch * streams * 2 * size.pad))
         self.shares_of_segments = new_array(ti.f64, batch * size.segments * columns)
+        self.taken = upload_integers(np.zeros(1))  # how many runs of a call have been taken
         self.goal = self._pack(fixed) if self.fixed else ti.Vector.ndarray(lanes, dtype, 1)
         self.size = Size(**vars(size))
 
@@ -807,4 +812,4 @@ class LanesEngine(BinEngine):
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
         run(*signals, *gradients, self.sums, self.coefficients, self.goal,
             self.window, self.twiddles, self.chirp, self.response, self.loops, self.pairs, self.seats, self.work,
-            self.halo, self.edge, self.shares_of_segments, self.size)  # fmt: skip
+            self.halo, self.edge, self.shares_of_segments, self.taken, self.size)  # fmt: skip
