@@ -33,7 +33,7 @@ from taichi_spec.arrays import itemsize, new_array, upload
 from taichi_spec.bins import Parts, part_distance
 from taichi_spec.fft.fused import BinEngine
 from taichi_spec.framing import annotation
-from taichi_spec.launch import Launcher, plainly
+from taichi_spec.launch import Launcher, without
 from taichi_spec.precision import split
 from taichi_spec.runtime import arch_name
 from taichi_spec.stft import STFT
@@ -1019,7 +1019,7 @@ class BlocksEngine(BinEngine):
         kernel = fused_kernel(self.layout, self.dtype, parts, self.is_field, self.fixed, gradient, self.edges)
         run = self.passes[parts, gradient] = kernel if self.is_field else Launcher(kernel)
         # On CUDA, where Taichi's own optimisation has changed what this kernel does, it stays as it was tested.
-        with nullcontext() if self.layout.cuda else plainly():
+        with nullcontext() if self.layout.cuda else without("advanced_optimization"):
             run(*arguments)
 
 

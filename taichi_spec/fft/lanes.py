@@ -39,6 +39,7 @@ from taichi_spec.bins import Parts, part_distance
 from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import BinEngine
 from taichi_spec.fft.plan import Bluestein, Plan, factorise, is_smooth, smooth_size
+from taichi_spec.launch import without
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
 
@@ -761,12 +762,12 @@ class LanesEngine(BinEngine):
         self._make_tables(stft.window_table)
         self.seats = upload_integers(seats(size, lanes))
         self.work = ti.Vector.ndarray(lanes, dtype, size.slots * size.vectors)
-        self.work.fill(0)
         streams = 1 if self.fixed else 2
         self.halo = new_array(dtype, max(1, batch * size.segments * streams * size.overhang))
         self.edge = new_array(dtype, max(1, batch * streams * 2 * size.pad))
         self.shares_of_segments = new_array(ti.f64, batch * size.segments * columns)
-        self.taken = upload_integers(np.zeros(1))  # how many runs of a call have been taken
+        self.taken = new_array(ti.i32, 1)  # how many runs of a call have been taken
+        self.taken.fill(0)
         self.goal = self._pack(fixed) if self.fixed else ti.Vector.ndarray(lanes, dtype, 1)
         self.size = Size(**vars(size))
 
@@ -810,6 +811,7 @@ class LanesEngine(BinEngine):
         unused = self.window  # an array where the kernel reads and writes none
         signals = x, x if y is None else y
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
-        run(*signals, *gradients, self.sums, self.coefficients, self.goal,
-            self.window, self.twiddles, self.chirp, self.response, self.loops, self.pairs, self.seats, self.work,
-            self.halo, self.edge, self.shares_of_segments, self.taken, self.size)  # fmt: skip
+        with without("cfg_optimization"):
+            run(*signals, *gradients, self.sums, self.coefficients, self.goal,
+                self.window, self.twiddles, self.chirp, self.response, self.loops, self.pairs, self.seats, self.work,
+                self.halo, self.edge, self.shares_of_segments, self.taken, self.size)  # fmt: skip
