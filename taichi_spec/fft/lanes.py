@@ -153,6 +153,7 @@ def lane_kernel(
     # - Where it can, it vectorises over the iterations of a loop first, with gathers and scatters. It leaves alone a
     #   `while` whose counter is hidden by `^ zero`.
     # - It reads an array's address anew for each store, but not where the vector that is stored to was read before.
+    # Loops over single samples are such a `while` too: unrolled eightfold, they are no faster and compile longer.
 
     # ---- the transform ---------------------------------------------------------------------------------------------
     # `work` holds complex lane vectors, real part at 2 i and imaginary part at 2 i + 1.
@@ -345,11 +346,13 @@ def lane_kernel(
         end = count
         if now < pack and (now > 0 or fresh == 0):
             end = size.length  # a lane without frames, or an odd frame without its partner: zeros
-        for i in range(fresh, end):
+        i = fresh
+        while i < end:
             value = ti.cast(0, dtype)
             if i < count:
                 value = get_padded(x, item, first + i + ti.select(i >= size.n, size.gap, 0), size)
             work[ring + (offset + i) % size.length][l] = value
+            i = (i + 1) ^ size.zero
 
     @ti.func
     def flush(
@@ -397,7 +400,8 @@ def lane_kernel(
     ):
         """The same for one lane, where samples or frames are missing, or between frames that do not touch."""
         item, first, now, _ = place(seats, run, step, l, size)
-        for i in range(now * size.hop):
+        i = 0
+        while i < now * size.hop:
             value = ti.cast(0, dtype)
             frame = i // size.hop
             if size.hop <= size.n:
@@ -405,13 +409,18 @@ def lane_kernel(
             elif i - frame * size.hop < size.n:
                 value = work[ring + i - frame * (size.hop - size.n)][l]
             put_padded(g, edge, stream, item, first + i, value, size)
+            i = (i + 1) ^ size.zero
 
     @ti.func
     def leave(stream, work: ti.template(), ring, offset, l, segment, now, halo: ti.template(), size: ti.template()):
         """After a segment's last frame, what is left in the ring of sums goes to the halo."""
-        at = (segment * streams + stream) * size.overhang
-        for i in range(size.overhang):
-            halo[at + i] = work[ring + (offset + now * size.hop + i) % size.length][l]
+        begin = now * size.hop
+        at = (segment * streams + stream) * size.overhang - begin
+        for part in range(2):
+            i, end, shift = piece(part, begin, begin + size.overhang, offset, size)
+            while i < end:
+                halo[at + i] = work[ring + shift + i][l]
+                i = (i + 1) ^ size.zero
 
     @ti.func
     def begin_of(segment, size: ti.template()):
@@ -434,24 +443,32 @@ def lane_kernel(
         if segment < size.segments:
             end = begin_of(segment + 1, size)
         else:
-            for s in range(begin, end):
+            s = begin
+            while s < end:
                 put_padded(g, edge, stream, item, s, ti.cast(0, dtype), size)
+                s = (s + 1) ^ size.zero
         source = segment - 1
         while source >= 0 and begin_of(source + 1, size) + size.overhang > begin:
             origin = begin_of(source + 1, size)
             at = ((item * size.segments + source) * streams + stream) * size.overhang
-            for s in range(begin, ti.min(end, origin + size.overhang)):
+            s = begin
+            while s < ti.min(end, origin + size.overhang):
                 add_padded(g, edge, stream, item, s, halo[at + s - origin], size)
+                s = (s + 1) ^ size.zero
             source -= 1
 
     @ti.func
     def fold(g: ti.template(), stream: ti.template(), item, edge: ti.template(), size: ti.template()):
         """Mirrored samples are samples of the signal: add their gradients there."""
-        for i in range(1, size.pad + 1):
+        i = 1
+        while i <= size.pad:
             put(g, item, i, get(g, item, i) + edge[edge_index(stream, item, -i, size)])
-        for i in range(1, size.pad + 1):
+            i = (i + 1) ^ size.zero
+        i = 1
+        while i <= size.pad:
             s = size.samples - 1 - i
             put(g, item, s, get(g, item, s) + edge[edge_index(stream, item, size.samples - 1 + i, size)])
+            i = (i + 1) ^ size.zero
 
     @ti.func
     def exponent(e: ti.template()):
@@ -655,17 +672,8 @@ def lane_kernel(
                                 _, _, now, last = place(seats, run, step, l, size)
                                 if last:
                                     for stream in range(streams):
-                                        leave(
-                                            stream,
-                                            work,
-                                            sums + stream * other,
-                                            offset,
-                                            l,
-                                            run * L + l,
-                                            now,
-                                            halo,
-                                            size,
-                                        )
+                                        leave(stream, work, sums + stream * other, offset, l, run * L + l, now,
+                                              halo, size)  # fmt: skip
                     run = ti.atomic_add(taken[0], 1)
         if ti.static(backward):
             for task in range(size.slots * TASK):
