@@ -39,7 +39,7 @@ from taichi_spec.bins import Parts, part_distance
 from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import BinEngine
 from taichi_spec.fft.plan import Bluestein, Plan, factorise, is_smooth, smooth_size
-from taichi_spec.launch import without
+from taichi_spec.launch import Launcher, without
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
 
@@ -61,7 +61,7 @@ def lane_count(dtype) -> int:
 Size = ti.types.struct(
     n=ti.i32, inner=ti.i32, hop=ti.i32, samples=ti.i32, items=ti.i32, pad=ti.i32, reflect=ti.i32, total=ti.i32,
     frames=ti.i32, segments=ti.i32, runs=ti.i32, steps=ti.i32, shift=ti.i32, length=ti.i32, kept=ti.i32, gap=ti.i32,
-    overhang=ti.i32, goal_run=ti.i32, goal_step=ti.i32, slots=ti.i32, vectors=ti.i32, columns=ti.i32, zero=ti.i32,
+    overhang=ti.i32, goal_run=ti.i32, goal_step=ti.i32, vectors=ti.i32, columns=ti.i32, zero=ti.i32,
 )  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def lane_kernel(
 
     # How to have LLVM join lanes to vector instructions. Taichi hands it L scalars each time, and it joins those whose
     # addresses it can prove to be consecutive. Three things keep it from that, and so the loops below look as they do:
-    # - A 32-bit loop counter might wrap around, for all it knows. `^ zero`, where zero is a kernel argument that is 0,
+    # - A 32-bit loop counter might wrap around, for all it knows. `^ zero`, where zero is among the sizes and is 0,
     #   hides the counter: what is left is a number shifted to the left, and adding less than the shift cannot wrap.
     # - Where it can, it vectorises over the iterations of a loop first, with gathers and scatters. It leaves alone a
     #   `while` whose counter is hidden by `^ zero`.
@@ -626,15 +626,19 @@ def lane_kernel(
                     for half in range(now):
                         shares[at] = shares[at] + ti.cast(work[notes + half][l], ti.f64)
 
+    @ti.func
+    def size_of(sizes: ti.template()):
+        return Size(*[sizes[0, i] for i in ti.static(range(len(Size.members)))])
+
     @ti.kernel
     def fused(x: Signal, y: Signal, grad_x: Gradient, grad_y: Gradient, totals: Numbers2, coefficients: Numbers2,
               goal: Vectors, window: Numbers, twiddles: Numbers, chirp: Numbers, response: Numbers, loops: Table3,
               pairs: Table2, seats: Table3, work: Vectors, halo: Numbers, edge: Numbers, shares: Doubles,
-              taken: Integers, size: Size):  # fmt: skip
+              taken: Integers, sizes: Table2, slots: ti.i32):  # fmt: skip
         """totals of each sum, and with `backward` the gradients. The signals, the target, tables, work memory, sizes."""
-        for task in range(size.slots * TASK):
+        for task in range(slots * TASK):
             if task % TASK == 0:
-                slot = task // TASK
+                slot, size = task // TASK, size_of(sizes)
                 zero = size.zero
                 base = slot * size.vectors // 2
                 notes = slot * size.vectors + 2 * size.inner
@@ -676,23 +680,23 @@ def lane_kernel(
                                               halo, size)  # fmt: skip
                     run = ti.atomic_add(taken[0], 1)
         if ti.static(backward):
-            for task in range(size.slots * TASK):
+            for task in range(slots * TASK):
                 if task % TASK == 0:
-                    slot = task // TASK
+                    slot, size = task // TASK, size_of(sizes)
                     count = size.items * (size.segments + 1)
-                    for i in range((count - slot + size.slots - 1) // size.slots):
-                        q = slot + i * size.slots
+                    for i in range((count - slot + slots - 1) // slots):
+                        q = slot + i * slots
                         item = q // (size.segments + 1)
                         segment = q - item * (size.segments + 1)
                         add_halos(grad_x, 0, item, segment, halo, edge, size)
                         if ti.static(streams == 2):
                             add_halos(grad_y, 1, item, segment, halo, edge, size)
-        for task in range(size.slots * TASK):
+        for task in range(slots * TASK):
             if task % TASK == 0:
-                slot = task // TASK
+                slot, size = task // TASK, size_of(sizes)
                 taken[0] = 0  # for the next call
-                for i in range((size.items - slot + size.slots - 1) // size.slots):
-                    item = slot + i * size.slots
+                for i in range((size.items - slot + slots - 1) // slots):
+                    item = slot + i * slots
                     for j in ti.static(range(C)):
                         value = ti.cast(0, ti.f64)
                         for segment in range(size.segments):
@@ -777,7 +781,8 @@ class LanesEngine(BinEngine):
         self.taken = new_array(ti.i32, 1)  # how many runs of a call have been taken
         self.taken.fill(0)
         self.goal = self._pack(fixed) if self.fixed else ti.Vector.ndarray(lanes, dtype, 1)
-        self.size = Size(**vars(size))
+        self.sizes = upload_integers(np.array([[getattr(size, name) for name in Size.members]]))
+        self.passes: dict[tuple[Parts, bool], Any] = {}
 
     def _make_tables(self, window: np.ndarray) -> None:
         plan, n, dtype = self.plan, self.layout.n, self.dtype
@@ -811,15 +816,21 @@ class LanesEngine(BinEngine):
         return goal
 
     def _run(self, x: Any, y: Any, grad_x: Any, grad_y: Any, parts: Parts) -> None:
-        backward = grad_x is not None
-        radices = tuple(sorted(set(self.plan.radices)))
-        if set(radices) <= {4, 8}:
-            radices = (4, 8)  # one kernel for all powers of two
-        run = lane_kernel(self.dtype, radices, self.chirped, parts, self.is_field, self.fixed, backward)
+        run = self._pass(parts, grad_x is not None)
         unused = self.window  # an array where the kernel reads and writes none
         signals = x, x if y is None else y
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
         with without("cfg_optimization"):
             run(*signals, *gradients, self.sums, self.coefficients, self.goal,
                 self.window, self.twiddles, self.chirp, self.response, self.loops, self.pairs, self.seats, self.work,
-                self.halo, self.edge, self.shares_of_segments, self.taken, self.size)  # fmt: skip
+                self.halo, self.edge, self.shares_of_segments, self.taken, self.sizes, self.layout.slots)  # fmt: skip
+
+    def _pass(self, parts: Parts, backward: bool) -> Any:
+        """The kernel for these sums, ready to be called."""
+        if (parts, backward) not in self.passes:
+            radices = tuple(sorted(set(self.plan.radices)))
+            if set(radices) <= {4, 8}:
+                radices = (4, 8)  # one kernel for all powers of two
+            kernel = lane_kernel(self.dtype, radices, self.chirped, parts, self.is_field, self.fixed, backward)
+            self.passes[parts, backward] = kernel if self.is_field else Launcher(kernel)
+        return self.passes[parts, backward]
