@@ -46,15 +46,15 @@ def _symbol(name: str, argument: Any) -> Any:
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
-    """Kernels compiled within are left as they are by Taichi's own optimisation.
+def without(optimisation: str) -> Iterator[None]:
+    """Kernels compiled within are spared one of Taichi's own optimisations: ``"cfg_optimization"``, for instance.
 
-    On a long straight program it takes four fifths of the time, and what compiles Taichi's output does it all again.
+    On a long straight program it may take most of the time, and what compiles Taichi's output does it all again.
     """
     config = ti.lang.impl.current_cfg()
-    kept = config.advanced_optimization
-    config.advanced_optimization = False
+    kept = getattr(config, optimisation)
+    setattr(config, optimisation, False)
     try:
         yield
     finally:
-        config.advanced_optimization = kept
+        setattr(config, optimisation, kept)

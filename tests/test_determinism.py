@@ -5,7 +5,7 @@ import pytest
 import taichi as ti
 
 import taichi_spec as ts
-from support import field, signals
+from support import error, field, signals
 
 
 @pytest.mark.parametrize("engine,backward", [("fft", "accumulate"), ("direct", "accumulate"), ("direct", "per_bin"),
@@ -50,3 +50,21 @@ def test_a_whole_training_run(restarted):
     again, x_again = training_run()
     assert again == values
     assert np.array_equal(x_again, x)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_any_number_of_threads(cpu, fixed):
+    """Long enough for several runs a thread; called twice, for a call must leave its shared memory as it found it."""
+    x, y = signals(3, 3, 20_000, dtype=np.float32)
+    target = ts.Target.from_signal(y) if fixed else y
+    options = dict(wrt="x" if fixed else "both", stft=ts.STFT(64, 15, center=True), reduction="none")
+    results = []
+    for threads in (1, 2, 5):
+        ts.init(arch="cpu", log_level=ti.ERROR, cpu_max_num_threads=threads)
+        results += [ts.value_and_grad(x, target, **options) for _ in range(2)]
+    for values, grads in results[1:]:
+        assert np.array_equal(values, results[0][0])
+        assert np.array_equal(grads, results[0][1])
+    expected = ts.reference.value_and_grad(x, y, options["stft"])
+    assert error(results[0][0], expected[0]) < 1e-6
+    assert error(results[0][1], expected[1] if fixed else expected[1:]) < 1e-5

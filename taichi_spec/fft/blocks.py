@@ -32,7 +32,7 @@ from taichi_spec.arrays import itemsize, new_array, new_vectors, upload
 from taichi_spec.bins import Parts, part_distance
 from taichi_spec.fft.fused import BinEngine
 from taichi_spec.framing import annotation
-from taichi_spec.launch import Launcher, plainly
+from taichi_spec.launch import Launcher, without
 from taichi_spec.precision import split
 from taichi_spec.runtime import arch_name
 from taichi_spec.stft import STFT
@@ -1143,7 +1143,7 @@ class BlocksEngine(BinEngine):
         """Compiles a pass and runs it. A kernel on fields, which are compiled into it, is called as it is."""
         kernel = fused_kernel(self.layout, self.dtype, parts, self.is_field, self.fixed, gradient, self.edges)
         run = self.passes[parts, gradient] = kernel if self.is_field else Launcher(kernel)
-        with plainly():
+        with without("advanced_optimization"):
             run(*arguments)
 
 

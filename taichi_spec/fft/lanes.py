@@ -13,8 +13,9 @@ meet.
     flush      the samples that no later frame of the segment touches: to the gradients
 
 What the last frame of a segment leaves over, N - hop samples, goes to `halo`; a second loop adds it to the segments
-it reaches into, in fixed order. Segments depend on sizes alone: threads only share out the runs, so the result is the
-same to the last bit however many there are.
+it reaches into, in fixed order. Segments depend on sizes alone, and a run writes to places of its own: the result is
+the same to the last bit whichever threads there are and whichever of them takes a run. Each takes the next one when
+it has done its last: one that is woken late, some milliseconds on a small virtual machine, leaves more to the others.
 
 Fixed target (only |Y| is known, and no gradient for it): two frames of x ride in one transform, as its real and its
 imaginary part; a step has two frames, and the ring is N + hop long.
@@ -38,6 +39,7 @@ from taichi_spec.bins import Parts, part_distance
 from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import BinEngine
 from taichi_spec.fft.plan import Bluestein, Plan, factorise, is_smooth, smooth_size
+from taichi_spec.launch import Launcher, without
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
 
@@ -59,7 +61,7 @@ def lane_count(dtype) -> int:
 Size = ti.types.struct(
     n=ti.i32, inner=ti.i32, hop=ti.i32, samples=ti.i32, items=ti.i32, pad=ti.i32, reflect=ti.i32, total=ti.i32,
     frames=ti.i32, segments=ti.i32, runs=ti.i32, steps=ti.i32, shift=ti.i32, length=ti.i32, kept=ti.i32, gap=ti.i32,
-    overhang=ti.i32, goal_run=ti.i32, goal_step=ti.i32, slots=ti.i32, vectors=ti.i32, columns=ti.i32, zero=ti.i32,
+    overhang=ti.i32, goal_run=ti.i32, goal_step=ti.i32, vectors=ti.i32, columns=ti.i32, zero=ti.i32,
 )  # fmt: skip
 
 
@@ -139,17 +141,19 @@ def lane_kernel(
     Numbers = ti.types.ndarray(dtype=dtype, ndim=1)
     Numbers2 = ti.types.ndarray(dtype=dtype, ndim=2)
     Doubles = ti.types.ndarray(dtype=ti.f64, ndim=1)
+    Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
     Table2 = ti.types.ndarray(dtype=ti.i32, ndim=2)
     Table3 = ti.types.ndarray(dtype=ti.i32, ndim=3)
     Bits, BIAS, MANTISSA = (ti.i64, 1023, 52) if dtype == ti.f64 else (ti.i32, 127, 23)
 
     # How to have LLVM join lanes to vector instructions. Taichi hands it L scalars each time, and it joins those whose
     # addresses it can prove to be consecutive. Three things keep it from that, and so the loops below look as they do:
-    # - A 32-bit loop counter might wrap around, for all it knows. `^ zero`, where zero is a kernel argument that is 0,
+    # - A 32-bit loop counter might wrap around, for all it knows. `^ zero`, where zero is among the sizes and is 0,
     #   hides the counter: what is left is a number shifted to the left, and adding less than the shift cannot wrap.
     # - Where it can, it vectorises over the iterations of a loop first, with gathers and scatters. It leaves alone a
     #   `while` whose counter is hidden by `^ zero`.
     # - It reads an array's address anew for each store, but not where the vector that is stored to was read before.
+    # Loops over single samples are such a `while` too: unrolled eightfold, they are no faster and compile longer.
 
     # ---- the transform ---------------------------------------------------------------------------------------------
     # `work` holds complex lane vectors, real part at 2 i and imaginary part at 2 i + 1.
@@ -342,11 +346,13 @@ def lane_kernel(
         end = count
         if now < pack and (now > 0 or fresh == 0):
             end = size.length  # a lane without frames, or an odd frame without its partner: zeros
-        for i in range(fresh, end):
+        i = fresh
+        while i < end:
             value = ti.cast(0, dtype)
             if i < count:
                 value = get_padded(x, item, first + i + ti.select(i >= size.n, size.gap, 0), size)
             work[ring + (offset + i) % size.length][l] = value
+            i = (i + 1) ^ size.zero
 
     @ti.func
     def flush(
@@ -394,7 +400,8 @@ def lane_kernel(
     ):
         """The same for one lane, where samples or frames are missing, or between frames that do not touch."""
         item, first, now, _ = place(seats, run, step, l, size)
-        for i in range(now * size.hop):
+        i = 0
+        while i < now * size.hop:
             value = ti.cast(0, dtype)
             frame = i // size.hop
             if size.hop <= size.n:
@@ -402,13 +409,18 @@ def lane_kernel(
             elif i - frame * size.hop < size.n:
                 value = work[ring + i - frame * (size.hop - size.n)][l]
             put_padded(g, edge, stream, item, first + i, value, size)
+            i = (i + 1) ^ size.zero
 
     @ti.func
     def leave(stream, work: ti.template(), ring, offset, l, segment, now, halo: ti.template(), size: ti.template()):
         """After a segment's last frame, what is left in the ring of sums goes to the halo."""
-        at = (segment * streams + stream) * size.overhang
-        for i in range(size.overhang):
-            halo[at + i] = work[ring + (offset + now * size.hop + i) % size.length][l]
+        begin = now * size.hop
+        at = (segment * streams + stream) * size.overhang - begin
+        for part in range(2):
+            i, end, shift = piece(part, begin, begin + size.overhang, offset, size)
+            while i < end:
+                halo[at + i] = work[ring + shift + i][l]
+                i = (i + 1) ^ size.zero
 
     @ti.func
     def begin_of(segment, size: ti.template()):
@@ -431,24 +443,32 @@ def lane_kernel(
         if segment < size.segments:
             end = begin_of(segment + 1, size)
         else:
-            for s in range(begin, end):
+            s = begin
+            while s < end:
                 put_padded(g, edge, stream, item, s, ti.cast(0, dtype), size)
+                s = (s + 1) ^ size.zero
         source = segment - 1
         while source >= 0 and begin_of(source + 1, size) + size.overhang > begin:
             origin = begin_of(source + 1, size)
             at = ((item * size.segments + source) * streams + stream) * size.overhang
-            for s in range(begin, ti.min(end, origin + size.overhang)):
+            s = begin
+            while s < ti.min(end, origin + size.overhang):
                 add_padded(g, edge, stream, item, s, halo[at + s - origin], size)
+                s = (s + 1) ^ size.zero
             source -= 1
 
     @ti.func
     def fold(g: ti.template(), stream: ti.template(), item, edge: ti.template(), size: ti.template()):
         """Mirrored samples are samples of the signal: add their gradients there."""
-        for i in range(1, size.pad + 1):
+        i = 1
+        while i <= size.pad:
             put(g, item, i, get(g, item, i) + edge[edge_index(stream, item, -i, size)])
-        for i in range(1, size.pad + 1):
+            i = (i + 1) ^ size.zero
+        i = 1
+        while i <= size.pad:
             s = size.samples - 1 - i
             put(g, item, s, get(g, item, s) + edge[edge_index(stream, item, size.samples - 1 + i, size)])
+            i = (i + 1) ^ size.zero
 
     @ti.func
     def exponent(e: ti.template()):
@@ -606,23 +626,27 @@ def lane_kernel(
                     for half in range(now):
                         shares[at] = shares[at] + ti.cast(work[notes + half][l], ti.f64)
 
+    @ti.func
+    def size_of(sizes: ti.template()):
+        return Size(*[sizes[0, i] for i in ti.static(range(len(Size.members)))])
+
     @ti.kernel
     def fused(x: Signal, y: Signal, grad_x: Gradient, grad_y: Gradient, totals: Numbers2, coefficients: Numbers2,
               goal: Vectors, window: Numbers, twiddles: Numbers, chirp: Numbers, response: Numbers, loops: Table3,
               pairs: Table2, seats: Table3, work: Vectors, halo: Numbers, edge: Numbers, shares: Doubles,
-              size: Size):  # fmt: skip
+              taken: Integers, sizes: Table2, slots: ti.i32):  # fmt: skip
         """totals of each sum, and with `backward` the gradients. The signals, the target, tables, work memory, sizes."""
-        for task in range(size.slots * TASK):
+        for task in range(slots * TASK):
             if task % TASK == 0:
-                slot = task // TASK
+                slot, size = task // TASK, size_of(sizes)
                 zero = size.zero
                 base = slot * size.vectors // 2
                 notes = slot * size.vectors + 2 * size.inner
                 rings = notes + NOTES + size.columns
                 sums = rings + streams * size.length
                 other = (streams - 1) * size.length
-                for turn in range((size.runs - slot + size.slots - 1) // size.slots):
-                    run = slot + turn * size.slots
+                run = ti.atomic_add(taken[0], 1)
+                while run < size.runs:
                     for l in range(L):
                         for j in ti.static(range(C)):
                             shares[(run * L + l) * C + j] = 0
@@ -652,34 +676,27 @@ def lane_kernel(
                                 _, _, now, last = place(seats, run, step, l, size)
                                 if last:
                                     for stream in range(streams):
-                                        leave(
-                                            stream,
-                                            work,
-                                            sums + stream * other,
-                                            offset,
-                                            l,
-                                            run * L + l,
-                                            now,
-                                            halo,
-                                            size,
-                                        )
+                                        leave(stream, work, sums + stream * other, offset, l, run * L + l, now,
+                                              halo, size)  # fmt: skip
+                    run = ti.atomic_add(taken[0], 1)
         if ti.static(backward):
-            for task in range(size.slots * TASK):
+            for task in range(slots * TASK):
                 if task % TASK == 0:
-                    slot = task // TASK
+                    slot, size = task // TASK, size_of(sizes)
                     count = size.items * (size.segments + 1)
-                    for i in range((count - slot + size.slots - 1) // size.slots):
-                        q = slot + i * size.slots
+                    for i in range((count - slot + slots - 1) // slots):
+                        q = slot + i * slots
                         item = q // (size.segments + 1)
                         segment = q - item * (size.segments + 1)
                         add_halos(grad_x, 0, item, segment, halo, edge, size)
                         if ti.static(streams == 2):
                             add_halos(grad_y, 1, item, segment, halo, edge, size)
-        for task in range(size.slots * TASK):
+        for task in range(slots * TASK):
             if task % TASK == 0:
-                slot = task // TASK
-                for i in range((size.items - slot + size.slots - 1) // size.slots):
-                    item = slot + i * size.slots
+                slot, size = task // TASK, size_of(sizes)
+                taken[0] = 0  # for the next call
+                for i in range((size.items - slot + slots - 1) // slots):
+                    item = slot + i * slots
                     for j in ti.static(range(C)):
                         value = ti.cast(0, ti.f64)
                         for segment in range(size.segments):
@@ -757,13 +774,15 @@ class LanesEngine(BinEngine):
         self._make_tables(stft.window_table)
         self.seats = upload_integers(seats(size, lanes))
         self.work = ti.Vector.ndarray(lanes, dtype, size.slots * size.vectors)
-        self.work.fill(0)
         streams = 1 if self.fixed else 2
         self.halo = new_array(dtype, max(1, batch * size.segments * streams * size.overhang))
         self.edge = new_array(dtype, max(1, batch * streams * 2 * size.pad))
         self.shares_of_segments = new_array(ti.f64, batch * size.segments * columns)
+        self.taken = new_array(ti.i32, 1)  # how many runs of a call have been taken
+        self.taken.fill(0)
         self.goal = self._pack(fixed) if self.fixed else ti.Vector.ndarray(lanes, dtype, 1)
-        self.size = Size(**vars(size))
+        self.sizes = upload_integers(np.array([[getattr(size, name) for name in Size.members]]))
+        self.passes: dict[tuple[Parts, bool], Any] = {}
 
     def _make_tables(self, window: np.ndarray) -> None:
         plan, n, dtype = self.plan, self.layout.n, self.dtype
@@ -797,14 +816,21 @@ class LanesEngine(BinEngine):
         return goal
 
     def _run(self, x: Any, y: Any, grad_x: Any, grad_y: Any, parts: Parts) -> None:
-        backward = grad_x is not None
-        radices = tuple(sorted(set(self.plan.radices)))
-        if set(radices) <= {4, 8}:
-            radices = (4, 8)  # one kernel for all powers of two
-        run = lane_kernel(self.dtype, radices, self.chirped, parts, self.is_field, self.fixed, backward)
+        run = self._pass(parts, grad_x is not None)
         unused = self.window  # an array where the kernel reads and writes none
         signals = x, x if y is None else y
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
-        run(*signals, *gradients, self.sums, self.coefficients, self.goal,
-            self.window, self.twiddles, self.chirp, self.response, self.loops, self.pairs, self.seats, self.work,
-            self.halo, self.edge, self.shares_of_segments, self.size)  # fmt: skip
+        with without("cfg_optimization"):
+            run(*signals, *gradients, self.sums, self.coefficients, self.goal,
+                self.window, self.twiddles, self.chirp, self.response, self.loops, self.pairs, self.seats, self.work,
+                self.halo, self.edge, self.shares_of_segments, self.taken, self.sizes, self.layout.slots)  # fmt: skip
+
+    def _pass(self, parts: Parts, backward: bool) -> Any:
+        """The kernel for these sums, ready to be called."""
+        if (parts, backward) not in self.passes:
+            radices = tuple(sorted(set(self.plan.radices)))
+            if set(radices) <= {4, 8}:
+                radices = (4, 8)  # one kernel for all powers of two
+            kernel = lane_kernel(self.dtype, radices, self.chirped, parts, self.is_field, self.fixed, backward)
+            self.passes[parts, backward] = kernel if self.is_field else Launcher(kernel)
+        return self.passes[parts, backward]
