@@ -1,39 +1,100 @@
 """How kernels are compiled and called where that takes longer than it has to.
 
-A call of a Taichi kernel inspects each argument anew, about 5 µs for an ndarray. A `ti.graph` is told their types once.
+A call of a Taichi kernel inspects each argument anew, about 5 µs for an ndarray. A `ti.graph` is told their types once,
+and launches any number of kernels in one call.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import taichi as ti
 
 
-class Launcher:
-    """A kernel of ndarrays and i32 scalars; the ranks and dtypes of the first call's arguments hold for all.
+class Launch(NamedTuple):
+    """A kernel and what it is called with.
 
-    Args:
-        kernel: a Taichi kernel without templates.
+    kernel: a Taichi kernel.
+    arguments: ndarrays and i32 scalars. A string is the name of an array, or a field, that each call brings along.
+    has_fields: whether there are fields among them, which are compiled into the kernel.
     """
 
-    def __init__(self, kernel: Any) -> None:
-        self.kernel = kernel
-        self.graph: Any = None
-        self.names: tuple[str, ...] = ()
+    kernel: Any
+    arguments: tuple[Any, ...]
+    has_fields: bool = False
 
-    def __call__(self, *arguments: Any) -> None:
-        """Launches the kernel."""
-        if self.graph is None:
-            self._build(arguments)
-        self.graph.run(dict(zip(self.names, arguments)))
 
-    def _build(self, arguments: tuple[Any, ...]) -> None:
-        self.names = tuple(f"a{i}" for i in range(len(arguments)))
-        symbols = [_symbol(name, argument) for name, argument in zip(self.names, arguments)]
-        builder = ti.graph.GraphBuilder()
-        builder.dispatch(self.kernel, *symbols)
-        self.graph = builder.compile()
+class Chain:
+    """Launches one after the other, as one call.
+
+    The ranks and dtypes of the first call's arrays hold for all.
+
+    Args:
+        launches: what is launched.
+        without: which of Taichi's own optimisations the kernels are spared, or "".
+    """
+
+    def __init__(self, launches: list[Launch], without: str = "") -> None:
+        self.groups = [
+            (has_fields, list(group)) for has_fields, group in groupby(launches, lambda one: one.has_fields)
+        ]
+        self.without = without
+        self.steps: list[Any] = []  # functions of the arrays by name
+
+    def __call__(self, **arrays: Any) -> None:
+        """Launches all. arrays: those that the launches name, and others perhaps."""
+        if self.steps:
+            self._run(arrays)
+        else:
+            with without(self.without):
+                self.steps = [
+                    step for has_fields, group in self.groups for step in self._steps(has_fields, group, arrays)
+                ]
+                self._run(arrays)
+
+    def _run(self, arrays: dict[str, Any]) -> None:
+        for step in self.steps:
+            step(arrays)
+
+    def _steps(self, has_fields: bool, group: list[Launch], arrays: dict[str, Any]) -> list[Any]:
+        if has_fields:
+            return [_direct(launch) for launch in group]
+        return [_graph(group, arrays)]
+
+
+def _direct(launch: Launch) -> Any:
+    """A function of the arrays by name that calls a kernel on fields."""
+
+    def step(arrays: dict[str, Any]) -> None:
+        launch.kernel(*(arrays[a] if isinstance(a, str) else a for a in launch.arguments))
+
+    return step
+
+
+def _graph(launches: list[Launch], arrays: dict[str, Any]) -> Any:
+    """A function of the arrays by name that runs kernels as one graph. What is the same in every call is kept."""
+    kept: dict[str, Any] = {}
+    names: dict[int, str] = {}
+    builder = ti.graph.GraphBuilder()
+    symbols: dict[str, Any] = {}
+    for launch in launches:
+        for argument in launch.arguments:
+            if not isinstance(argument, str) and id(argument) not in names:
+                names[id(argument)] = name = f"kept{len(kept)}"
+                kept[name] = argument
+        called = [argument if isinstance(argument, str) else names[id(argument)] for argument in launch.arguments]
+        for name in called:
+            if name not in symbols:
+                symbols[name] = _symbol(name, kept[name] if name in kept else arrays[name])
+        builder.dispatch(launch.kernel, *(symbols[name] for name in called))
+    graph = builder.compile()
+    brought = [name for name in symbols if name not in kept]
+
+    def step(arrays: dict[str, Any]) -> None:
+        graph.run({**kept, **{name: arrays[name] for name in brought}})
+
+    return step
 
 
 def _symbol(name: str, argument: Any) -> Any:
@@ -47,10 +108,13 @@ def _symbol(name: str, argument: Any) -> Any:
 
 @contextmanager
 def without(optimisation: str) -> Iterator[None]:
-    """Kernels compiled within are spared one of Taichi's own optimisations: ``"cfg_optimization"``, for instance.
+    """Kernels compiled within are spared one of Taichi's own optimisations, such as "cfg_optimization"; "" for none.
 
     On a long straight program it may take most of the time, and what compiles Taichi's output does it all again.
     """
+    if not optimisation:
+        yield
+        return
     config = ti.lang.impl.current_cfg()
     kept = getattr(config, optimisation)
     setattr(config, optimisation, False)

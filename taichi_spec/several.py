@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from taichi_spec.arrays import new_array, upload
 from taichi_spec.fft.fused import FusedEngine, add_scaled_kernel
-from taichi_spec.launch import Launcher
+from taichi_spec.launch import Launch
 from taichi_spec.staged import AddingEngine
 
 
@@ -29,19 +29,23 @@ class FusedSum(FusedEngine):
         self.engines = engines
         self.part = new_array(one.dtype, (one.batch,))
         self.ones = upload(np.ones(one.batch), one.dtype)  # (B,)
-        self.add_part, self.add_gradient = Launcher(add_kernel()), Launcher(add_scaled_kernel(False))
         self.part_gradients: list[Any] = []  # (B, T) each, made when first needed
 
-    def evaluate(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
+    @property
+    def spared(self) -> str:
+        """As its engines'."""
+        return self.engines[0].spared
+
+    def launches(self, total: Any, grad_x: Any, grad_y: Any) -> list[Launch]:
         """The first engine writes value and gradients, the others' are added one after the other."""
-        self.engines[0].evaluate(x, y, total, grad_x, grad_y)
+        launches = self.engines[0].launches(total, grad_x, grad_y)
         parts = [None if grad is None else part for grad, part in zip((grad_x, grad_y), self._parts(grad_x))]
         for engine in self.engines[1:]:
-            engine.evaluate(x, y, self.part, *parts)
-            self.add_part(self.part, total)
+            launches += [*engine.launches(self.part, *parts), Launch(add_kernel(), (self.part, total))]
             for part, grad in zip(parts, (grad_x, grad_y), strict=True):
                 if grad is not None:
-                    self.add_gradient(part, self.ones, grad)
+                    launches.append(Launch(add_scaled_kernel(False), (part, self.ones, grad)))
+        return launches
 
     def shares(self) -> NDArray[Any]:
         """Each term's share of the last value, summed over the engines  # (B, terms)"""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from taichi_spec.arrays import new_array, upload
 from taichi_spec.bins import Parts, columns_of, finish_kernel, parts_of
 from taichi_spec.framing import add, annotation
-from taichi_spec.launch import Launcher
+from taichi_spec.launch import Chain, Launch
 from taichi_spec.terms import SumsTerm, Term, unweighted
 
 
@@ -32,6 +32,7 @@ class FusedEngine(ABC):
     def __init__(self, dtype: Any, is_field: bool, batch: int, n_samples: int, fixed: bool) -> None:
         self.dtype, self.is_field, self.batch, self.n_samples, self.fixed = dtype, is_field, batch, n_samples, fixed
         self.kept: list[Any] = []  # ∂L/∂x and ∂L/∂y, (B, T) each, made by the first forward in a tape
+        self.chains: dict[bool, Chain] = {}  # with gradients and without, made when first needed
 
     def forward(self, x: Any, y: Any, total: Any, keep: bool) -> None:
         """total[b] ← L[b]; y is None where the target is fixed. `keep`: a backward follows."""
@@ -59,9 +60,22 @@ class FusedEngine(ABC):
             self.kept.append(new_array(self.dtype, (self.batch, self.n_samples)))
         return self.kept[0], None if self.fixed else self.kept[1]
 
-    @abstractmethod
     def evaluate(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
         """total[b] ← L[b] and, unless grad_x is None, the gradients ← those of L. y and grad_y: None if fixed."""
+        gradient = grad_x is not None
+        if gradient not in self.chains:
+            grads = ("grad_x", None if self.fixed else "grad_y") if gradient else (None, None)
+            self.chains[gradient] = Chain(self.launches("total", *grads), self.spared)
+        self.chains[gradient](x=x, y=y, total=total, grad_x=grad_x, grad_y=grad_y)
+
+    @property
+    @abstractmethod
+    def spared(self) -> str:
+        """Which of Taichi's optimisations the engine's kernels are spared, or ""."""
+
+    @abstractmethod
+    def launches(self, total: Any, grad_x: Any, grad_y: Any) -> list[Launch]:
+        """What `evaluate` launches, for signals named "x" and "y". The other arrays are names too, or arrays."""
 
     @abstractmethod
     def shares(self) -> NDArray[Any]:
@@ -71,7 +85,7 @@ class FusedEngine(ABC):
 class BinEngine(FusedEngine):
     """A fused engine for terms that are sums over bins, or functions of such sums.
 
-        S[b, j]   = Σ_f Σ_k s_j(|X|, |Y|)                      by a pass, `_run`
+        S[b, j]   = Σ_f Σ_k s_j(|X|, |Y|)                      by a pass, `_pass`
         L[b]      = Σ_t weight[b, t] · g_t(S)                  `finish`: a few numbers an item
         c[b, j]   = weight[b, t] · ∂g_t/∂S_j                   `finish`
         ∂L/∂|X|   = Σ_j c[b, j] ∂s_j/∂|X|                      by the same pass that makes S, if c is known before it
@@ -94,29 +108,28 @@ class BinEngine(FusedEngine):
         self.sums, self.coefficients = (new_array(dtype, (batch, columns_of(terms)[-1])) for _ in range(2))
         self.values = new_array(dtype, (batch, len(terms)))
         self.weights = upload(weights, dtype)  # (B, terms)
-        self._finish_kernel = Launcher(finish_kernel(terms, dtype))
+        self.finish_kernel = finish_kernel(terms, dtype)
         self.sums.fill(0)
         self._total = new_array(dtype, (batch,))
-        self._finish(self._total)
+        Chain([self._finish(self._total)])()
 
-    def evaluate(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
+    def launches(self, total: Any, grad_x: Any, grad_y: Any) -> list[Launch]:
         """As `FusedEngine` says."""
+        launches = []
         if grad_x is not None and self.first_parts:
-            self._run(x, y, None, None, self.first_parts)
-            self._finish(self._total)
-        self._run(x, y, grad_x, grad_y, self.parts)
-        self._finish(total)
+            launches += [self._pass(None, None, self.first_parts), self._finish(self._total)]
+        return [*launches, self._pass(grad_x, grad_y, self.parts), self._finish(total)]
 
     def shares(self) -> NDArray[Any]:
         """As `FusedEngine` says."""
         shares: NDArray[Any] = self.values.to_numpy()
         return shares
 
-    def _finish(self, total: Any) -> None:
-        self._finish_kernel(self.sums, self.weights, self.coefficients, self.values, total)
+    def _finish(self, total: Any) -> Launch:
+        return Launch(self.finish_kernel, (self.sums, self.weights, self.coefficients, self.values, total))
 
     @abstractmethod
-    def _run(self, x: Any, y: Any, grad_x: Any, grad_y: Any, parts: Parts) -> None:
+    def _pass(self, grad_x: Any, grad_y: Any, parts: Parts) -> Launch:
         """self.sums[b, column] ← those of `parts` and, unless grad_x is None, the gradients by self.coefficients."""
 
 
