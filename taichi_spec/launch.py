@@ -84,9 +84,10 @@ def _graph(launches: list[Launch], arrays: dict[str, Any]) -> Any:
                 names[id(argument)] = name = f"kept{len(kept)}"
                 kept[name] = argument
         called = [argument if isinstance(argument, str) else names[id(argument)] for argument in launch.arguments]
-        for name in called:
-            if name not in symbols:
-                symbols[name] = _symbol(name, kept[name] if name in kept else arrays[name])
+        arguments = [kept[name] if name in kept else arrays[name] for name in called]
+        symbols.update({name: _symbol(name, argument) for name, argument in zip(called, arguments)})
+        # Taichi would read the kernel's program with arrays of its own, which outlive a `ti.init`: see `arrays`.
+        launch.kernel._primal.ensure_compiled(*arguments)
         builder.dispatch(launch.kernel, *(symbols[name] for name in called))
     graph = builder.compile()
     brought = [name for name in symbols if name not in kept]

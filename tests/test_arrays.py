@@ -3,9 +3,11 @@
 import gc
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import taichi as ti
 
+import taichi_spec as ts
 from taichi_spec import arrays
 
 
@@ -23,3 +25,14 @@ def test_memory_is_freed_in_the_runtime_that_it_was_taken_from(cpu, make, monkey
     del kept, dropped
     gc.collect()
     assert freed == [memory]
+
+
+def test_graphs_leave_no_arrays_of_taichis_own(cpu):
+    """They would ask whatever runtime there is to free their memory when they are dropped, late, in cycles."""
+    gc.collect()
+    before = {id(there) for there in gc.get_objects() if isinstance(there, ti.Ndarray)}
+    x = np.zeros((2, 100), np.float32)
+    ts.value_and_grad(x[0], x[1], n_fft=32, wrt="both")
+    made = [there for there in gc.get_objects() if isinstance(there, ti.Ndarray) and id(there) not in before]
+    assert made
+    assert all(isinstance(there, arrays._OfItsRuntime) for there in made)

@@ -34,7 +34,7 @@ import numpy as np
 import taichi as ti
 from numpy.typing import NDArray
 
-from taichi_spec.arrays import new_array, upload, upload_integers
+from taichi_spec.arrays import new_array, new_vectors, upload, upload_integers
 from taichi_spec.bins import Parts, part_distance
 from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import BinEngine
@@ -773,14 +773,14 @@ class LanesEngine(BinEngine):
                                     columns)  # fmt: skip
         self._make_tables(stft.window_table)
         self.seats = upload_integers(seats(size, lanes))
-        self.work = ti.Vector.ndarray(lanes, dtype, size.slots * size.vectors)
+        self.work = new_vectors(lanes, dtype, size.slots * size.vectors)
         streams = 1 if self.fixed else 2
         self.halo = new_array(dtype, max(1, batch * size.segments * streams * size.overhang))
         self.edge = new_array(dtype, max(1, batch * streams * 2 * size.pad))
         self.shares_of_segments = new_array(ti.f64, batch * size.segments * columns)
         self.taken = new_array(ti.i32, 1)  # how many runs of a call have been taken
         self.taken.fill(0)
-        self.goal = self._pack(fixed) if self.fixed else ti.Vector.ndarray(lanes, dtype, 1)
+        self.goal = self._pack(fixed) if self.fixed else new_vectors(lanes, dtype, 1)
         self.sizes = upload_integers(np.array([[getattr(size, name) for name in Size.members]]))
 
     def _make_tables(self, window: np.ndarray) -> None:
@@ -809,7 +809,7 @@ class LanesEngine(BinEngine):
         if target.shape[1] == 1:
             size.goal_step, size.goal_run = 0, int(target.shape[0] > 1)
         records = (size.runs - 1) * size.goal_run + (size.steps - 1) * size.goal_step + 1
-        goal = ti.Vector.ndarray(lane_count(self.dtype), self.dtype, 2 * records * target.shape[2])
+        goal = new_vectors(lane_count(self.dtype), self.dtype, 2 * records * target.shape[2])
         steps = size.steps if size.goal_step else 1
         goal_kernel(self.dtype)(target, self.seats, goal, size.hop, size.pad, steps)
         return goal
