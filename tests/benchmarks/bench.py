@@ -3,7 +3,7 @@
     python tests/benchmarks/bench.py --arch cpu --peers torch,jax,auraloss,fft
 
 Prints Markdown tables, writes bench.json and bench.png to --out. Every figure is the median of at least seven runs
-after two that are not counted; each run ends with a synchronisation. Ours is timed at the engine, on arrays that are
+after some that are not counted; each run ends with a synchronisation. Ours is timed at the engine, on arrays that are
 on the device already, as the peers' are; "tape" is the same through `SpectralLoss` on fields in a `ti.ad.Tape`, with
 what the tape itself does. Memory, on CUDA, is what the driver has less of after a run than before its preparation.
 """
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from taichi_spec.engines import Options, make_engine
 
 KINDS = ("both", "fixed", "value")
 TITLES = {"both": "value + both gradients", "fixed": "value + one gradient, fixed target", "value": "value only"}
+WARM_UP = 0.3  # seconds
 RESOLUTIONS = (2048, 1024, 512)
 LISTS = {
     "one term": [ts.Magnitude()],
@@ -113,10 +115,15 @@ class OursOnATape:
 def measure(runs: list[Callable[[], None]], repeats: int) -> list[dict[str, float]]:
     """Median and spread (half of the range between the quartiles) in seconds of each.
 
-    The runs take turns, so that what disturbs the machine for a while disturbs all of them.
+    The runs take turns, so that what disturbs the machine for a while disturbs all of them. Until WARM_UP has passed
+    they are not counted: a GPU that had little to do runs at a fraction of its clock at first.
     """
-    for run in 2 * runs:
-        run()
+    began = time.perf_counter()
+    for turn in count():
+        if turn > 1 and time.perf_counter() - began > WARM_UP:
+            break
+        for run in runs:
+            run()
     times = np.empty((len(runs), repeats))
     for repeat in range(repeats):
         for i, run in enumerate(runs):
