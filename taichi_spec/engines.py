@@ -167,11 +167,9 @@ def _make_one(
         check_per_bin(batch, stft.n_frames(n_samples), stft.n_fft, dtype, options.scratch_bytes)
     analysed = None if target is None else _analyse(target, options, dtype, batch)
     weights = options.term_weights(batch, n_samples)
-    if options.is_on_bins and options.dft is MemoryDFT:
-        magnitudes = None if analysed is None else upload(analysed, dtype)
-        Engine = _fused_engine(stft, dtype, batch, n_samples, magnitudes)
-        if Engine is not None:
-            engine: FusedEngine = Engine(stft, dtype, is_field, batch, n_samples, options.terms, weights, magnitudes)
+    if options.dft is MemoryDFT:
+        engine = _fused_engine(options, dtype, is_field, batch, n_samples, analysed)
+        if engine is not None:
             return engine
     bands = None if resolution.bands is None else resolution.bands.array
     fixed = None if analysed is None else FixedTarget(analysed, bands, dtype)
@@ -181,12 +179,22 @@ def _make_one(
     return StagedEngine(transform, options.terms, weights, bands, fixed, toward_target, WAYS_BACK[options.backward])
 
 
-def _fused_engine(stft: STFT, dtype: Any, batch: int, n_samples: int, magnitudes: Any) -> Any:
-    """The class that does signals of these sizes in one pass on this device, or None."""
+def _fused_engine(
+    options: Options, dtype: Any, is_field: bool, batch: int, n_samples: int, analysed: NDArray[Any] | None
+) -> FusedEngine | None:
+    """The engine that does all that is asked for in one pass, or None where there is none on this device."""
+    stft, resolution = options.stft, options.resolution
+    sizes = stft, dtype, is_field, batch, n_samples, options.terms, options.term_weights(batch, n_samples)
     if arch_name() == "cpu":
-        return LanesEngine
-    if blocks.supports(stft, dtype, batch, n_samples, magnitudes):
-        return blocks.BlocksEngine
+        if options.items.lengths is None and not options.needs_phase:
+            bands, weights = (
+                None if each is None else each.array for each in (resolution.bands, resolution.bin_weights)
+            )
+            return LanesEngine(*sizes, analysed, bands, weights)
+    elif options.is_on_bins:
+        magnitudes = None if analysed is None else upload(analysed, dtype)
+        if blocks.supports(stft, dtype, batch, n_samples, magnitudes):
+            return blocks.BlocksEngine(*sizes, magnitudes)
     return None
 
 
