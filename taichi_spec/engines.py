@@ -15,7 +15,7 @@ from taichi_spec.fft import blocks
 from taichi_spec.fft.fused import FusedEngine
 from taichi_spec.fft.lanes import LanesEngine
 from taichi_spec.fft.memory import MemoryDFT
-from taichi_spec.resolutions import Items, Resolution, check_resolutions
+from taichi_spec.resolutions import Items, Resolution, array_of, check_resolutions
 from taichi_spec.runtime import arch_name
 from taichi_spec.several import sum_of
 from taichi_spec.staged import BlockTransform, StagedEngine, spectra_held
@@ -171,7 +171,7 @@ def _make_one(
         engine = _fused_engine(options, dtype, is_field, batch, n_samples, analysed)
         if engine is not None:
             return engine
-    bands = None if resolution.bands is None else resolution.bands.array
+    bands = array_of(resolution.bands)
     fixed = None if analysed is None else FixedTarget(analysed, bands, dtype)
     held = spectra_held(options.terms)
     transform = _transform(options, dtype, is_field, batch, n_samples, held, options.items.lengths)
@@ -186,11 +186,9 @@ def _fused_engine(
     stft, resolution = options.stft, options.resolution
     sizes = stft, dtype, is_field, batch, n_samples, options.terms, options.term_weights(batch, n_samples)
     if arch_name() == "cpu":
-        if options.items.lengths is None and not options.needs_phase:
-            bands, weights = (
-                None if each is None else each.array for each in (resolution.bands, resolution.bin_weights)
-            )
-            return LanesEngine(*sizes, analysed, bands, weights)
+        if options.items.lengths is None:
+            bands, weights = array_of(resolution.bands), array_of(resolution.bin_weights)
+            return LanesEngine(*sizes, analysed, bands, weights, options.zero_phase == "target")
     elif options.is_on_bins:
         magnitudes = None if analysed is None else upload(analysed, dtype)
         if blocks.supports(stft, dtype, batch, n_samples, magnitudes):
@@ -208,16 +206,15 @@ def choose_dft(engine: str, n_fft: int) -> Any:
 def _transform(
     options: Options, dtype: Any, is_field: bool, batch: int, n_samples: int, held: int, lengths: Any
 ) -> BlockTransform:
-    weights = options.resolution.bin_weights
     return BlockTransform(options.stft, dtype, is_field, batch, n_samples, held, options.scratch_bytes, options.dft,
-                          lengths, None if weights is None else weights.array)  # fmt: skip
+                          lengths, array_of(options.resolution.bin_weights))  # fmt: skip
 
 
 def _analyse(target: Target, options: Options, dtype: Any, batch: int) -> NDArray[Any]:
     """The target's weighted magnitudes or, where its phase is needed, its spectrum  # (B or 1, F or 1, K)"""
     if target.kind == "magnitudes":
-        weights = options.resolution.bin_weights
-        return target.magnitudes() if weights is None else target.magnitudes() * np.abs(weights.array)
+        weights = array_of(options.resolution.bin_weights)
+        return target.magnitudes() if weights is None else target.magnitudes() * np.abs(weights)
     signal = np.atleast_2d(target.array)
     if options.items.lengths:  # the same signal may end at another sample for each item
         signal = np.broadcast_to(signal, (batch, signal.shape[1]))

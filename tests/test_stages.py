@@ -22,6 +22,7 @@ MIXED = [
     ts.Transport(weight=-200.0, floor=0.1),
     ts.Transport(p=2, quantity="magnitude", floor=0.0, weight=100.0),
 ]
+PHASE = [ts.Complex(p=1), ts.Magnitude(p=1), ts.Complex(p=2, weight=0.2), ts.Power(weight=0.1)]
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +96,39 @@ def test_bands_of_a_mixture_by_bluesteins_way():
     check(x, y, stft, MIXED, bands=bands(stft.n_bins), bin_weights=bin_weights(stft.n_bins))
 
 
+@pytest.mark.parametrize("stft", STFTS, ids=str)
+def test_terms_on_spectra(stft):
+    for dtype in dtypes():
+        x, y = signals(16, 3, 700, dtype=dtype)
+        y[1] *= dtype(1e-3)
+        check(x, y, stft, PHASE, bin_weights=bin_weights(stft.n_bins), item_weights=[1.0, -2.0, 0.5])
+
+
+@pytest.mark.parametrize("terms", [PHASE, [ts.Magnitude(p=1), ts.LogMagnitude(eps=0.1)]], ids=["phase", "magnitude"])
+def test_what_moves_silence(terms):
+    """Complex does, and so does the target's direction on request: of x alone, and where X is 0, nowhere else."""
+    for dtype in dtypes():
+        x, y = signals(17, 4, 400, dtype=dtype)
+        x[0], y[1] = 0, 0
+        x[2, 100:300], y[2, 200:350] = 0, 0
+        x[3], y[3] = 0, 0
+        options = dict(bin_weights=bin_weights(33), zero_phase="target")
+        check(x, y, STFTS[0], terms, **options)
+        value, grad = ts.value_and_grad(x, ts.Target.from_signal(y), stft=STFTS[0], terms=terms, **options)
+        assert is_on_lanes()
+        expected = ts.reference.value_and_grad(x, y, STFTS[0], tuple(terms), **options)
+        assert value == pytest.approx(expected[0].sum(), rel=TOLERANCE[dtype])
+        assert error(grad, expected[1]) < TOLERANCE[dtype]
+        assert np.abs(expected[1][0]).max() > 0
+    check(x, y, STFTS[0], PHASE)
+
+
+def test_the_targets_direction_of_bands():
+    x, y = signals(18, 2, 400)
+    x[0] = 0
+    check(x, y, STFTS[0], [ts.Magnitude(p=1), ts.LogMagnitude(eps=0.1)], bands=bands(33), zero_phase="target")
+
+
 @pytest.mark.parametrize("banded", [False, True])
 def test_finite_differences(banded):
     x, y, d = signals(5, 2, 300, count=3)
@@ -154,9 +188,8 @@ def test_equal_frames_are_at_distance_zero():
     for dtype in dtypes():
         x, y = signals(9, 2, 400, dtype=dtype)
         y[0] = x[0]
-        for options in ({}, {"bands": bands(STFTS[1].n_bins)}):
-            values, grads = ts.value_and_grad(x, y, wrt="both", stft=STFTS[1], terms=PITCH, reduction="none",
-                                              **options)  # fmt: skip
+        for options in (dict(terms=PITCH), dict(terms=PITCH, bands=bands(STFTS[1].n_bins)), dict(terms=PHASE)):
+            values, grads = ts.value_and_grad(x, y, wrt="both", stft=STFTS[1], reduction="none", **options)
             assert is_on_lanes()
             assert values[0] == 0 < values[1]
             assert not grads[0][0].any() and not grads[1][0].any()

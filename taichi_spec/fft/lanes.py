@@ -34,7 +34,7 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import new_array, upload, upload_integers
-from taichi_spec.bins import Parts, quantities_of
+from taichi_spec.bins import Parts, complex_parts, quantities_of
 from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import BinEngine
 from taichi_spec.fft.lanes_compare import (
@@ -67,7 +67,7 @@ Size = ti.types.struct(
 
 
 def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes: int, threads: int,
-           columns: int, rows: int, quantities: int) -> SimpleNamespace:  # fmt: skip
+           columns: int, rows: int, quantities: int, width: int) -> SimpleNamespace:  # fmt: skip
     """How the frames are shared out: a function of sizes alone, but for the slots, the runs worked at at once.
 
     Args:
@@ -80,6 +80,7 @@ def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes:
         columns: sums over the bins.
         rows: bins, or bands.
         quantities: how many quantities of them are kept in work memory.
+        width: numbers in a frame of the goal.
     """
     n, hop, total = stft.n_fft, min(stft.hop_length, 2**30), stft.n_frames(n_samples)
     # A segment is long enough that its halo is small beside it, but there are RUNS runs if there are that many frames.
@@ -103,7 +104,7 @@ def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes:
         overhang=max(0, n - hop),
         goal_run=steps, goal_step=1,  # records of the goal from run to run, from step to step
         slots=min(threads, runs), vectors=vectors + vectors % 2, columns=columns,
-        rows=rows, width=max(1, quantities) * rows,  # of the goal
+        rows=rows, width=width,
         axis=n,  # steps of the frequency axis in a sampling rate
         scratch=scratch, zero=0,
     )  # fmt: skip
@@ -155,7 +156,7 @@ def lane_kernel(
     Numbers = ti.types.ndarray(dtype=dtype, ndim=1)
     Numbers2 = ti.types.ndarray(dtype=dtype, ndim=2)
     Doubles = ti.types.ndarray(dtype=ti.f64, ndim=1)
-    Table1 = ti.types.ndarray(dtype=ti.i32, ndim=1)
+    Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
     Table2 = ti.types.ndarray(dtype=ti.i32, ndim=2)
     Table3 = ti.types.ndarray(dtype=ti.i32, ndim=3)
 
@@ -566,7 +567,7 @@ def lane_kernel(
     @ti.kernel
     def fused(x: Signal, y: Signal, grad_x: Gradient, grad_y: Gradient, totals: Numbers2, coefficients: Numbers2,
               goal: Vectors, window: Numbers, twiddles: Numbers, chirp: Numbers, response: Numbers, gains: Numbers,
-              entries: Numbers, bands: Table1, loops: Table3, pairs: Table2, seats: Table3, work: Vectors,
+              entries: Numbers, bands: Integers, loops: Table3, pairs: Table2, seats: Table3, work: Vectors,
               halo: Numbers, edge: Numbers, shares: Doubles, size: Size):  # fmt: skip
         """totals of each sum, and with `backward` the gradients. The signals, the target, tables, work memory, sizes."""
         for task in range(size.slots * TASK):
@@ -683,27 +684,31 @@ class LanesEngine(BinEngine):
         batch, n_samples: B and T.
         terms: what is summed, over bins or bands.
         weights: what each term of each item is multiplied by  # (B, terms)
-        fixed: the target's weighted magnitudes  # (B or 1, F or 1, K), or None if the target is a signal.
+        fixed: the target's weighted magnitudes or, where its phase counts, its weighted spectrum
+            # (B or 1, F or 1, K), or None if the target is a signal.
         bands: the bands' matrix (n_bands, K), or None.
         bin_weights: what each bin of the spectra is multiplied by  # (K,), or None.
+        toward_target: whether the direction of x at X = 0 is the target's.
     """
 
     def __init__(self, stft: STFT, dtype: Any, is_field: bool, batch: int, n_samples: int,
                  terms: tuple[Term, ...], weights: NDArray[np.float64], fixed: NDArray[Any] | None,
                  bands: NDArray[np.float64] | None = None,
-                 bin_weights: NDArray[np.float64] | None = None) -> None:  # fmt: skip
+                 bin_weights: NDArray[np.float64] | None = None, toward_target: bool = False) -> None:  # fmt: skip
         super().__init__(dtype, is_field, batch, n_samples, terms, weights, fixed is not None)
         self.chirped = not is_smooth(stft.n_fft)
         inner = smooth_size(2 * stft.n_fft - 1) if self.chirped else stft.n_fft
         self.plan = Plan(inner, factorise(inner))
         lanes = lane_count(dtype)
         columns = len(self.parts)
-        plain = bands is None and bin_weights is None and all(isinstance(part, BinTerm) for _, part in self.parts)
-        self.stages = None if plain else Stages(quantities_of(terms), bands is not None)
         rows = stft.n_bins if bands is None else len(bands)
-        quantities = 0 if self.stages is None else len(self.stages.quantities)
-        size = self.layout = layout(stft, inner, n_samples, batch, 1 + self.fixed, lanes, ti.cfg.cpu_max_num_threads,
-                                    columns, rows, quantities)  # fmt: skip
+        self.stages = self._stages(terms, bands, bin_weights, toward_target)
+        goal = None if fixed is None else goal_of(fixed, bands, bin_weights, self.stages)
+        size = self.layout = layout(
+            stft, inner, n_samples, batch, 1 + self.fixed, lanes, ti.cfg.cpu_max_num_threads, columns, rows,
+            quantities=0 if self.stages is None else len(self.stages.quantities),
+            width=rows if goal is None else goal.shape[2],
+        )  # fmt: skip
         if bands is not None:
             size.axis = 2 * rows
         self._make_tables(stft.window_table)
@@ -717,9 +722,17 @@ class LanesEngine(BinEngine):
         self.edge = new_array(dtype, max(1, batch * streams * 2 * size.pad))
         self.shares_of_segments = new_array(ti.f64, batch * size.segments * columns)
         self.goal = ti.Vector.ndarray(lanes, dtype, 1)
-        if fixed is not None:
-            self.goal = self._pack(upload(goal_of(fixed, bands, self.stages), dtype))
+        if goal is not None:
+            self.goal = self._pack(upload(goal, dtype))
         self.size = Size(**vars(size))
+
+    def _stages(self, terms: tuple[Term, ...], bands: Any, bin_weights: Any, toward_target: bool) -> Stages | None:
+        """None where all that is asked for are sums over whole bins."""
+        on_bins = all(isinstance(part, BinTerm) for _, part in self.parts)
+        if on_bins and bands is None and bin_weights is None and not toward_target:
+            return None
+        needs_phase = toward_target or bool(complex_parts(terms))
+        return Stages(quantities_of(terms), bands is not None, needs_phase, toward_target)
 
     def _make_tables(self, window: np.ndarray) -> None:
         plan, n, dtype = self.plan, self.layout.n, self.dtype

@@ -9,7 +9,8 @@ fixed, two frames of one. Z[k] and Z[N - k] hold bin k of both, A and B.
         measure      q[j]  = |w[k] A[k]| or its square; bands: Σ_k M[j, k] |w[k] A[k]|         or of the squares
         compare      S    += s(q, r),  ∂q ← Σ c ∂s/∂q             r: the quantities of the other half, or of the target
         transport    S    += Σ_f ...,  ∂q += c ∂/∂q
-        cotangent    G[k]  = w[k] A / |A| · Σ_j M[j, k] ∂q[j]     or 2 w[k]² A · Σ_j M[j, k] ∂q[j]
+        spectra      S    += Σ_k s(w[k] (A[k] - B[k]))            or, of a fixed target, A[k] - its own, and B[k] - its own
+        cotangent    G[k]  = w[k] A / |A| · Σ_j M[j, k] ∂q[j]     or 2 w[k]² A · Σ_j M[j, k] ∂q[j];  + c w[k] ∂s
 
 The gradients of the two halves may differ by any factor: Transport's grows as a frame gets quieter. By stages, each is
 brought to about 1 before they share a transform, as the frames were.
@@ -23,7 +24,8 @@ from numpy.typing import NDArray
 
 from taichi_spec.arrays import upload, upload_integers
 from taichi_spec.bins import Parts, part_distance
-from taichi_spec.terms import BinTerm, Transport
+from taichi_spec.polar import polar
+from taichi_spec.terms import BinTerm, Complex, Transport
 from taichi_spec.terms.transport import cost, inverse
 
 VECTOR_BYTES = 32  # LLVM makes 256-bit instructions of lane arithmetic, on AVX-512 too
@@ -41,10 +43,14 @@ class Stages(NamedTuple):
     Attributes:
         quantities: those that any term compares.
         banded: whether they are of bands.
+        needs_phase: whether a fixed target's spectrum is known, beside its quantities.
+        toward_target: whether the direction of x at X = 0 is the target's.
     """
 
     quantities: tuple[str, ...]
     banded: bool
+    needs_phase: bool
+    toward_target: bool
 
 
 def lane_count(dtype) -> int:
@@ -52,12 +58,25 @@ def lane_count(dtype) -> int:
     return VECTOR_BYTES // (8 if dtype == ti.f64 else 4)
 
 
-def goal_of(magnitudes: NDArray[Any], bands: NDArray[np.float64] | None, stages: Stages | None) -> NDArray[Any]:
-    """What a fixed target's frames are compared with, one quantity after the other  # (B or 1, F or 1, width)"""
+def goal_of(
+    target: NDArray[Any],
+    bands: NDArray[np.float64] | None,
+    bin_weights: NDArray[np.float64] | None,
+    stages: Stages | None,
+) -> NDArray[Any]:
+    """What a fixed target's frames are compared with, one quantity after the other  # (B or 1, F or 1, width)
+
+    Last, where the phase counts, real and imaginary parts of the spectrum. Its weights are taken to be positive, as
+    those of the signal are: a weight's sign changes no distance.
+    """
     if stages is None:
-        return magnitudes
-    known = {"magnitude": magnitudes, "power": magnitudes**2}
-    return np.concatenate([known[name] if bands is None else known[name] @ bands.T for name in stages.quantities], -1)
+        return target
+    quantities = {"magnitude": np.abs(target), "power": np.abs(target) ** 2}
+    goal = [quantities[name] if bands is None else quantities[name] @ bands.T for name in stages.quantities]
+    if stages.needs_phase:
+        spectrum = target if bin_weights is None else target * np.sign(bin_weights)
+        goal += [spectrum.real, spectrum.imag]
+    return np.concatenate(goal, axis=-1)
 
 
 def columns_of_bands(matrix: NDArray[np.float64] | None, dtype: Any) -> tuple[Any, Any]:
@@ -310,10 +329,19 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
         parts: what is summed.
         stages: how quantities are made.
     """
-    C, halves = len(parts), 2 if fixed else 1
+    C, Q, halves = len(parts), len(stages.quantities), 2 if fixed else 1
     L = lane_count(dtype)
     lane = ti.types.vector(L, dtype)
-    names, banded = stages.quantities, stages.banded
+    names, banded, toward_target = stages.quantities, stages.banded, stages.toward_target
+    # Which parts are sums over the bins of each quantity, which are transport of it, and which are on spectra.
+    on_bins, transports = (
+        [
+            [j for j, (_, part) in enumerate(parts) if isinstance(part, kind) and part.quantity == name]
+            for name in names
+        ]
+        for kind in (BinTerm, Transport)
+    )
+    on_spectra = [j for j, (_, part) in enumerate(parts) if isinstance(part, Complex)]
     second = ARRAYS if fixed else 1  # arrays from the first half's to the second half's
 
     @ti.func
@@ -370,14 +398,14 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
         power_a, power_b, apart = work[notes + 2], work[notes + 3], work[notes + 6]
         other = second * size.rows
         if ti.static(banded):
-            for i in ti.static(range(len(names))):
+            for i in ti.static(range(Q)):
                 clear(work, block(i, 0, notes, size), other, size, zero)
         k = 0 ^ zero
         while k <= size.n // 2:
             ar, ai, br, bi = unpack(work, 2 * (base + pairs[k, 0]), 2 * (base + pairs[k, 1]), apart)
             a = ti.sqrt(ar * ar + ai * ai) * (power_a * gains[k])
             b = ti.sqrt(br * br + bi * bi) * (power_b * gains[k])
-            for i in ti.static(range(len(names))):
+            for i in ti.static(range(Q)):
                 at = block(i, 0, notes, size)
                 q, r = a, b
                 if ti.static(names[i] == "power"):
@@ -389,48 +417,87 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
             k = (k + 1) ^ zero
 
     @ti.func
-    def cotangent(work: ti.template(), base, notes, pairs: ti.template(), gains: ti.template(), bands: ti.template(),
-                  entries: ti.template(), size: ti.template(), zero):  # fmt: skip
-        """Bins k and N - k become those of the packed gradients, from the slopes of both halves' quantities.
-
-        Half of G each, or all of it where a bin is its own mirror; divided by its half's level.
-        """
-        power_a, power_b, apart = work[notes + 2], work[notes + 3], work[notes + 6]
-        tiny = ti.cast(TINY[dtype], dtype)
+    def slopes_of_bin(work: ti.template(), notes, k, bands: ti.template(), entries: ti.template(),
+                      size: ti.template(), zero):  # fmt: skip
+        """∂L/∂|w A| and ∂L/∂|w A|² of both halves in bin k."""
+        slopes = [lane(0) for _ in ti.static(range(4))]
         other = second * size.rows
+        for i in ti.static(range(Q)):
+            at = block(i, 0, notes, size) + 2 * size.rows
+            a, b = lane(0), lane(0)
+            if ti.static(banded):
+                a, b = from_bands(work, at, other, k, bands, entries, size, zero)
+            else:
+                a, b = work[(at + k) ^ zero], work[(at + other + k) ^ zero]
+            slopes[2 * int(names[i] == "power")] += a
+            slopes[2 * int(names[i] == "power") + 1] += b
+        return slopes[0], slopes[1], slopes[2], slopes[3]
+
+    @ti.func
+    def counterparts(ar, ai, br, bi, k, goal: ti.template(), record, size: ti.template()):
+        """What the spectra of both halves are compared with: one another, or what the target has for each."""
+        if ti.static(fixed):
+            at = 2 * (record * size.width + Q * size.rows + k)
+            imag = at + 2 * (size.n // 2 + 1)
+            br, bi, ar, ai = goal[at], goal[imag], goal[at + 1], goal[imag + 1]
+        return br, bi, ar, ai
+
+    @ti.func
+    def by_phase(half: ti.template(), re, im, other_re, other_im, slope, work: ti.template(), notes):
+        """What terms on spectra add to a half's G / w; and the counterpart's direction where that of 0 is asked for."""
+        G_re, G_im = lane(0), lane(0)
+        if ti.static(toward_target and (fixed or half == 0)):
+            _, u, v = polar(other_re, other_im)
+            slope_at_0 = slope * (ti.cast(re == 0, dtype) * ti.cast(im == 0, dtype))
+            G_re, G_im = slope_at_0 * u, slope_at_0 * v
+        for j in ti.static(on_spectra):
+            _, u, v = parts[j][1].distance(re - other_re, im - other_im)
+            coefficient = work[notes + NOTES + j]
+            G_re, G_im = G_re + coefficient * u, G_im + coefficient * v
+        return G_re, G_im
+
+    @ti.func
+    def cotangent(work: ti.template(), base, notes, pairs: ti.template(), goal: ti.template(), record,
+                  gains: ti.template(), bands: ti.template(), entries: ti.template(), size: ti.template(),
+                  zero):  # fmt: skip
+        """Bins k and N - k become those of the packed gradients: half of G each, or all where both are one bin."""
+        power_a, power_b, apart = work[notes + 2], work[notes + 3], work[notes + 6]
+        heard_a, heard_b = ti.cast(power_a > 0, dtype), ti.cast(power_b > 0, dtype)
+        tiny = ti.cast(TINY[dtype], dtype)
         k = 0 ^ zero
         while k <= size.n // 2:
             p, m = 2 * (base + pairs[k, 0]), 2 * (base + pairs[k, 1])
             ar, ai, br, bi = unpack(work, p, m, apart)
-            by_a, by_b = lane(0), lane(0)
-            for i in ti.static(range(len(names))):
-                at = block(i, 0, notes, size) + 2 * size.rows
-                dq, dr = work[(at + k) ^ zero], work[(at + other + k) ^ zero]
-                if ti.static(banded):
-                    dq, dr = from_bands(work, at, other, k, bands, entries, size, zero)
-                if ti.static(names[i] == "magnitude"):
-                    by_a += dq / (ti.sqrt(ar * ar + ai * ai) + tiny)
-                    by_b += dr / (ti.sqrt(br * br + bi * bi) + tiny)
-                else:
-                    by_a += dq * (2 * gains[k] * power_a)
-                    by_b += dr * (2 * gains[k] * power_b)
+            to_a, to_b = gains[k] * power_a, gains[k] * power_b
+            slope_a, slope_b, of_power_a, of_power_b = slopes_of_bin(work, notes, k, bands, entries, size, zero)
+            by_a = slope_a * heard_a / (ti.sqrt(ar * ar + ai * ai) + tiny) + 2 * to_a * of_power_a
+            by_b = slope_b * heard_b / (ti.sqrt(br * br + bi * bi) + tiny) + 2 * to_b * of_power_b
+            G_re, G_im, H_re, H_im = ar * by_a, ai * by_a, br * by_b, bi * by_b
+            if ti.static(toward_target or on_spectra):
+                ar, ai, br, bi = ar * to_a, ai * to_a, br * to_b, bi * to_b
+                of_a_re, of_a_im, of_b_re, of_b_im = counterparts(ar, ai, br, bi, k, goal, record, size)
+                more_re, more_im = by_phase(0, ar, ai, of_a_re, of_a_im, slope_a, work, notes)
+                G_re, G_im = G_re + more_re, G_im + more_im
+                more_re, more_im = by_phase(1, br, bi, of_b_re, of_b_im, slope_b, work, notes)
+                H_re, H_im = H_re + more_re, H_im + more_im
             weight = gains[k] * ti.select(p == m, ti.cast(1, dtype), ti.cast(0.5, dtype))
-            by_a, by_b = by_a * (work[notes] * weight), by_b * (work[notes + 1] * weight)
-            pack(work, p, m, ar * by_a, ai * by_a, br * by_b, bi * by_b)
+            down_a, down_b = work[notes] * weight, work[notes + 1] * weight
+            pack(work, p, m, G_re * down_a, G_im * down_a, H_re * down_b, H_im * down_b)
             k = (k + 1) ^ zero
 
     @ti.func
-    def levels(work: ti.template(), notes, size: ti.template(), zero):
-        """Find what brings each half's gradient to about 1, by Σ |∂q| and, of powers, Σ |∂q| times an amplitude.
+    def levels(work: ti.template(), notes, seats: ti.template(), run, step, size: ti.template(), zero):
+        """Find what brings each half's gradient to about 1: from Σ |∂q|, of powers Σ |∂q| times an amplitude, and Σ |∂s|.
 
-        Leaves the power of two that divides it in the first notes, and the one that `overlap` multiplies by, in the
-        place of the 1, or 0 in silence.
+        Leaves the power of two that divides it in the first notes, and the one that `overlap` multiplies by in the
+        place of the 1 or, where nothing moves the frame, 0.
         """
-        other = second * size.rows
         for half in ti.static(range(2)):
             level = lane(0)
-            for i in ti.static(range(len(names))):
-                at = block(i, 0, notes, size) + 2 * size.rows + half * other
+            if ti.static(on_spectra):
+                level = work[notes + size.scratch + half]
+            for i in ti.static(range(Q)):
+                at = block(i, 0, notes, size) + (2 + half * second) * size.rows
                 total = lane(0)
                 j = 0 ^ zero
                 while j < size.rows:
@@ -439,16 +506,19 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
                 level += total * (work[notes + 2 + half] if ti.static(names[i] == "power") else lane(1))
             work[notes + half] = level
             for l in range(L):
-                down, up = powers_of_two(work[notes + half][l], dtype)
-                work[notes + half][l] = down * work[notes + 4 + half][l]
-                work[notes + 4 + half][l] = up * work[notes + 4 + half][l]
+                level_l, moves = work[notes + half][l], work[notes + 4 + half][l]
+                if ti.static(on_spectra or (toward_target and (fixed or half == 0))):  # silence, too
+                    _, _, now, _ = place(seats, run, step, l, size)
+                    moves = ti.cast(level_l > 0 and half < now + 2 - halves, dtype)
+                down, up = powers_of_two(level_l, dtype)
+                work[notes + half][l], work[notes + 4 + half][l] = moves * down, moves * up
 
     # ---- quantities to sums and slopes -----------------------------------------------------------------------------
 
     @ti.func
     def recall(work: ti.template(), goal: ti.template(), record, notes, size: ti.template(), zero):
         """The target's quantities, to where those of a second signal would be."""
-        for i in ti.static(range(len(names))):
+        for i in ti.static(range(Q)):
             for half in ti.static(range(halves)):
                 at = block(i, half, notes, size) + size.rows
                 j = 0 ^ zero
@@ -468,46 +538,77 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
             while k < end:
                 q, r = work[(at + k) ^ zero], work[(at + rows + k) ^ zero]
                 slope_q, slope_r = lane(0), lane(0)
-                for j in ti.static(range(C)):
-                    if ti.static(isinstance(parts[j][1], BinTerm) and parts[j][1].quantity == names[i]):
-                        coefficient = work[(notes + NOTES + j) ^ zero]
-                        phi, phi_q, phi_r = distance(q, r, j)
-                        values[j] += phi
-                        slope_q += coefficient * phi_q
-                        slope_r += coefficient * phi_r
+                for j in ti.static(on_bins[i]):
+                    coefficient = work[(notes + NOTES + j) ^ zero]
+                    phi, phi_q, phi_r = distance(q, r, j)
+                    values[j] += phi
+                    slope_q += coefficient * phi_q
+                    slope_r += coefficient * phi_r
                 if ti.static(backward):
                     work[(at + 2 * rows + k) ^ zero] = slope_q
                     if ti.static(not fixed):
                         work[(at + 3 * rows + k) ^ zero] = slope_r
                 k = (k + 1) ^ zero
-            for j in ti.static(range(C)):
-                if ti.static(isinstance(parts[j][1], BinTerm) and parts[j][1].quantity == names[i]):
-                    add_shares(shares, values[j], j, half, work, notes, seats, run, step, size)
+            for j in ti.static(on_bins[i]):
+                add_shares(shares, values[j], j, half, work, notes, seats, run, step, size)
+
+    @ti.func
+    def compare_spectra(work: ti.template(), base, notes, shares: ti.template(), pairs: ti.template(),
+                        goal: ti.template(), record, gains: ti.template(), seats: ti.template(), run, step,
+                        size: ti.template(), zero):  # fmt: skip
+        """Add the distances of the spectra to the shares; Σ |c ∂s| of each half goes to the spare vectors."""
+        bins = size.n // 2 + 1
+        steepness = [lane(0) for _ in ti.static(range(2))]
+        for chunk in range((bins + CHUNK - 1) // CHUNK):
+            values = [lane(0) for _ in ti.static(range(2 * C))]
+            k = (chunk * CHUNK) ^ zero
+            end = ti.min(bins, (chunk + 1) * CHUNK)
+            while k < end:
+                ar, ai, br, bi = unpack(work, 2 * (base + pairs[k, 0]), 2 * (base + pairs[k, 1]), work[notes + 6])
+                to_a, to_b = gains[k] * work[notes + 2], gains[k] * work[notes + 3]
+                spectra = ar * to_a, ai * to_a, br * to_b, bi * to_b
+                others = counterparts(*spectra, k, goal, record, size)
+                for half in ti.static(range(2)):
+                    re, im = spectra[2 * half] - others[2 * half], spectra[2 * half + 1] - others[2 * half + 1]
+                    for j in ti.static(on_spectra):
+                        phi, u, v = parts[j][1].distance(re, im)
+                        values[half * C + j] += phi
+                        steepness[half] += (
+                            ti.abs(work[(notes + NOTES + j) ^ zero]) * gains[k] * (ti.abs(u) + ti.abs(v))
+                        )
+                k = (k + 1) ^ zero
+            for half in ti.static(range(halves)):
+                for j in ti.static(on_spectra):
+                    add_shares(shares, values[half * C + j], j, half, work, notes, seats, run, step, size)
+        for half in ti.static(range(2)):
+            work[notes + size.scratch + half] = steepness[half]
 
     @ti.func
     def compare_quantities(half, work: ti.template(), notes, shares: ti.template(), seats: ti.template(), run, step,
                            size: ti.template(), zero):  # fmt: skip
         """The sums of a half, and its slopes."""
-        for i in ti.static(range(len(names))):
+        for i in ti.static(range(Q)):
             compare_bins(i, half, work, notes, shares, seats, run, step, size, zero)
-            for j in ti.static(range(C)):
-                if ti.static(isinstance(parts[j][1], Transport) and parts[j][1].quantity == names[i]):
-                    value = transport(work, block(i, half, notes, size), notes + size.scratch, parts[j][1],
-                                      work[notes + NOTES + j], size, zero)  # fmt: skip
-                    add_shares(shares, value, j, half, work, notes, seats, run, step, size)
+            for j in ti.static(transports[i]):
+                value = transport(work, block(i, half, notes, size), notes + size.scratch, parts[j][1],
+                                  work[notes + NOTES + j], size, zero)  # fmt: skip
+                add_shares(shares, value, j, half, work, notes, seats, run, step, size)
 
     @ti.func
     def compare(work: ti.template(), base, notes, shares: ti.template(), pairs: ti.template(), goal: ti.template(),
                 gains: ti.template(), bands: ti.template(), entries: ti.template(), seats: ti.template(), run, step,
                 size: ti.template(), zero):  # fmt: skip
         """Each lane's distances to its segment's shares of the sums; spectra become gradients, re and im swapped."""
+        record = run * size.goal_run + step * size.goal_step
         measure(work, base, notes, pairs, gains, bands, entries, size, zero)
         if ti.static(fixed):
-            recall(work, goal, run * size.goal_run + step * size.goal_step, notes, size, zero)
+            recall(work, goal, record, notes, size, zero)
         for half in range(halves):
             compare_quantities(half, work, notes, shares, seats, run, step, size, zero)
+        if ti.static(on_spectra):
+            compare_spectra(work, base, notes, shares, pairs, goal, record, gains, seats, run, step, size, zero)
         if ti.static(backward):
-            levels(work, notes, size, zero)
-            cotangent(work, base, notes, pairs, gains, bands, entries, size, zero)
+            levels(work, notes, seats, run, step, size, zero)
+            cotangent(work, base, notes, pairs, goal, record, gains, bands, entries, size, zero)
 
     return compare
