@@ -186,10 +186,9 @@ def _fused_engine(
     stft, resolution = options.stft, options.resolution
     sizes = stft, dtype, is_field, batch, n_samples, options.terms, options.term_weights(batch, n_samples)
     if arch_name() == "cpu":
-        if options.items.lengths is None:
-            bands, weights = array_of(resolution.bands), array_of(resolution.bin_weights)
-            return LanesEngine(*sizes, analysed, bands, weights, options.zero_phase == "target")
-    elif options.is_on_bins:
+        bands, weights = array_of(resolution.bands), array_of(resolution.bin_weights)
+        return LanesEngine(*sizes, analysed, bands, weights, options.zero_phase == "target", options.items.lengths)
+    if options.is_on_bins:
         magnitudes = None if analysed is None else upload(analysed, dtype)
         if blocks.supports(stft, dtype, batch, n_samples, magnitudes):
             return blocks.BlocksEngine(*sizes, magnitudes)

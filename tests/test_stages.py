@@ -129,6 +129,37 @@ def test_the_targets_direction_of_bands():
     check(x, y, STFTS[0], [ts.Magnitude(p=1), ts.LogMagnitude(eps=0.1)], bands=bands(33), zero_phase="target")
 
 
+LENGTHS = (400, 123, 64, 20_000, 251, 9_000)
+
+
+@pytest.mark.parametrize("terms", [PITCH, PHASE, [ts.Magnitude()]], ids=["pitch", "phase", "magnitude"])
+@pytest.mark.parametrize("stft", [*STFTS[:2], ts.STFT(64, 15, pad_end=True), ts.STFT(64, 100, center=True)], ids=str)
+def test_items_are_cut_to_their_lengths(stft, terms):
+    """Short items have segments without frames, and whatever lies in memory and beyond an item does not count."""
+    x, y = signals(19, len(LENGTHS), max(LENGTHS))
+    for item, length in enumerate(LENGTHS):
+        x[item, length:], y[item, length:] = np.nan, np.nan
+    options = dict(stft=stft, terms=terms, lengths=LENGTHS, reduction="none", check_finite=False)
+    values, grads = ts.value_and_grad(x, y, wrt="both", **options)
+    assert is_on_lanes()
+    engine = next(reversed(functional._recent.values())).engine
+    engine.halo.fill(np.nan)
+    engine.edge.fill(np.nan)
+    again, again_grads = ts.value_and_grad(x, y, wrt="both", **options)
+    assert np.array_equal(again, values)
+    assert np.array_equal(again_grads, grads)
+    target = ts.Target.from_signal(y, check_finite=False)
+    fixed, fixed_grad = ts.value_and_grad(x, target, **options)
+    assert is_on_lanes()
+    for item, length in enumerate(LENGTHS):
+        expected = ts.reference.value_and_grad(x[item, :length], y[item, :length], stft, tuple(terms))
+        assert values[item] == pytest.approx(expected[0], rel=1e-12)
+        assert fixed[item] == pytest.approx(expected[0], rel=1e-12)
+        for grad, wanted in zip((*grads, fixed_grad), (*expected[1:], expected[1]), strict=True):
+            assert error(grad[item, :length], wanted) < 1e-12, item
+            assert not grad[item, length:].any()
+
+
 @pytest.mark.parametrize("banded", [False, True])
 def test_finite_differences(banded):
     x, y, d = signals(5, 2, 300, count=3)

@@ -110,13 +110,18 @@ def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes:
     )  # fmt: skip
 
 
-def seats(size: SimpleNamespace, lanes: int) -> np.ndarray:
-    """For each lane of each run its segment: the item, its first sample, how many frames: (runs, 3, lanes)."""
-    table = np.zeros((size.runs, 3, lanes), np.int64)
+def seats(size: SimpleNamespace, lanes: int, items: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each lane of each run its segment: the item, its first sample, how many frames: (runs, 5, lanes).
+
+    Then the item's samples and frames, which are the rows of `items`. Where an item is short, its last segments have
+    no frames.
+    """
+    table = np.zeros((size.runs, 5, lanes), np.int64)
     q = np.arange(size.items * size.segments)
-    first_frame = q % size.segments * size.frames
-    columns = q // size.segments, first_frame * size.hop - size.pad, np.minimum(size.frames, size.total - first_frame)
-    for i, column in enumerate(columns):
+    item, first_frame = q // size.segments, q % size.segments * size.frames
+    samples, frames = items[item].T
+    count = np.clip(frames - first_frame, 0, size.frames)
+    for i, column in enumerate((item, first_frame * size.hop - size.pad, count, samples, frames)):
         table[q // lanes, i, q % lanes] = column
     return table
 
@@ -260,33 +265,39 @@ def lane_kernel(
             x[item, s] = value
 
     @ti.func
-    def get_padded(x: ti.template(), item, s, size: ti.template()):
+    def extent(seats: ti.template(), item, size: ti.template()):
+        """The samples and the frames of an item."""
+        q = item * size.segments
+        return seats[q // L, 3, q % L], seats[q // L, 4, q % L]
+
+    @ti.func
+    def get_padded(x: ti.template(), item, s, samples, size: ti.template()):
         """Sample s of a signal that goes on beyond its ends, mirrored or with zeros."""
         value = ti.cast(0, dtype)
-        if 0 <= s < size.samples:
+        if 0 <= s < samples:
             value = get(x, item, s)
         elif size.reflect:
-            value = get(x, item, ti.select(s < 0, -s, 2 * (size.samples - 1) - s))
+            value = get(x, item, ti.select(s < 0, -s, 2 * (samples - 1) - s))
         return value
 
     @ti.func
-    def edge_index(stream, item, s, size: ti.template()):
+    def edge_index(stream, item, s, samples, size: ti.template()):
         """Where the gradient of the sample s < 0 or s >= samples is kept, 2 pad numbers a stream."""
-        return (item * streams + stream) * 2 * size.pad + s + size.pad - ti.select(s >= 0, size.samples, 0)
+        return (item * streams + stream) * 2 * size.pad + s + size.pad - ti.select(s >= 0, samples, 0)
 
     @ti.func
-    def put_padded(g: ti.template(), edge: ti.template(), stream, item, s, value, size: ti.template()):
-        if 0 <= s < size.samples:
+    def put_padded(g: ti.template(), edge: ti.template(), stream, item, s, value, samples, size: ti.template()):
+        if 0 <= s < samples:
             put(g, item, s, value)
-        elif s < size.samples + size.pad:
-            edge[edge_index(stream, item, s, size)] = value
+        elif s < samples + size.pad:
+            edge[edge_index(stream, item, s, samples, size)] = value
 
     @ti.func
-    def add_padded(g: ti.template(), edge: ti.template(), stream, item, s, value, size: ti.template()):
-        if 0 <= s < size.samples:
+    def add_padded(g: ti.template(), edge: ti.template(), stream, item, s, value, samples, size: ti.template()):
+        if 0 <= s < samples:
             put(g, item, s, get(g, item, s) + value)
-        else:
-            i = edge_index(stream, item, s, size)
+        elif s < samples + size.pad:
+            i = edge_index(stream, item, s, samples, size)
             edge[i] = edge[i] + value
 
     @ti.func
@@ -309,7 +320,7 @@ def lane_kernel(
         whole = True
         for l in range(L):
             _, first, now, _ = place(seats, run, step, l, size)
-            whole = whole and now == pack and first >= 0 and first + length <= size.samples
+            whole = whole and now == pack and first >= 0 and first + length <= seats[run, 3, l]
         return whole
 
     @ti.func
@@ -362,7 +373,8 @@ def lane_kernel(
         for i in range(fresh, end):
             value = ti.cast(0, dtype)
             if i < count:
-                value = get_padded(x, item, first + i + ti.select(i >= size.n, size.gap, 0), size)
+                s = first + i + ti.select(i >= size.n, size.gap, 0)
+                value = get_padded(x, item, s, seats[run, 3, l], size)
             work[ring + (offset + i) % size.length][l] = value
 
     @ti.func
@@ -418,7 +430,7 @@ def lane_kernel(
                 value = work[ring + (offset + i) % size.length][l]
             elif i - frame * size.hop < size.n:
                 value = work[ring + i - frame * (size.hop - size.n)][l]
-            put_padded(g, edge, stream, item, first + i, value, size)
+            put_padded(g, edge, stream, item, first + i, value, seats[run, 3, l], size)
 
     @ti.func
     def leave(stream, work: ti.template(), ring, offset, l, segment, now, halo: ti.template(), size: ti.template()):
@@ -428,9 +440,9 @@ def lane_kernel(
             halo[at + i] = work[ring + (offset + now * size.hop + i) % size.length][l]
 
     @ti.func
-    def begin_of(segment, size: ti.template()):
+    def begin_of(segment, frames, size: ti.template()):
         """The first sample of a segment; that of the one after the last is where the last one's hops end."""
-        return ti.min(segment * size.frames, size.total) * size.hop - size.pad
+        return ti.min(segment * size.frames, frames) * size.hop - size.pad
 
     @ti.func
     def add_halos(
@@ -440,32 +452,39 @@ def lane_kernel(
         segment,
         halo: ti.template(),
         edge: ti.template(),
+        seats: ti.template(),
         size: ti.template(),
     ):
-        """To the samples of one segment, add what the segments before it left over."""
-        begin = begin_of(segment, size)
-        end = size.samples + size.pad
+        """To the samples of one segment, add what the segments before it left over; an item's last one has none."""
+        samples, frames = extent(seats, item, size)
+        begin = begin_of(segment, frames, size)
+        end = samples + size.pad
         if segment < size.segments:
-            end = begin_of(segment + 1, size)
+            end = begin_of(segment + 1, frames, size)
         else:
             for s in range(begin, end):
-                put_padded(g, edge, stream, item, s, ti.cast(0, dtype), size)
+                put_padded(g, edge, stream, item, s, ti.cast(0, dtype), samples, size)
+            for s in range(samples, size.samples):
+                put(g, item, s, ti.cast(0, dtype))
         source = segment - 1
-        while source >= 0 and begin_of(source + 1, size) + size.overhang > begin:
-            origin = begin_of(source + 1, size)
-            at = ((item * size.segments + source) * streams + stream) * size.overhang
-            for s in range(begin, ti.min(end, origin + size.overhang)):
-                add_padded(g, edge, stream, item, s, halo[at + s - origin], size)
+        while source >= 0 and begin_of(source + 1, frames, size) + size.overhang > begin:
+            if source * size.frames < frames:  # a short item's last segments are empty
+                origin = begin_of(source + 1, frames, size)
+                at = ((item * size.segments + source) * streams + stream) * size.overhang
+                for s in range(begin, ti.min(end, origin + size.overhang)):
+                    add_padded(g, edge, stream, item, s, halo[at + s - origin], samples, size)
             source -= 1
 
     @ti.func
-    def fold(g: ti.template(), stream: ti.template(), item, edge: ti.template(), size: ti.template()):
+    def fold(g: ti.template(), stream: ti.template(), item, edge: ti.template(), seats: ti.template(),
+             size: ti.template()):  # fmt: skip
         """Mirrored samples are samples of the signal: add their gradients there."""
+        samples, _ = extent(seats, item, size)
         for i in range(1, size.pad + 1):
-            put(g, item, i, get(g, item, i) + edge[edge_index(stream, item, -i, size)])
+            put(g, item, i, get(g, item, i) + edge[edge_index(stream, item, -i, samples, size)])
         for i in range(1, size.pad + 1):
-            s = size.samples - 1 - i
-            put(g, item, s, get(g, item, s) + edge[edge_index(stream, item, size.samples - 1 + i, size)])
+            s = samples - 1 - i
+            put(g, item, s, get(g, item, s) + edge[edge_index(stream, item, samples - 1 + i, samples, size)])
 
     # ---- per frame -------------------------------------------------------------------------------------------------
     # `half` is 0 for the real part of the transform and 1 for its imaginary part: two signals, or two frames of one.
@@ -631,9 +650,9 @@ def lane_kernel(
                         q = slot + i * size.slots
                         item = q // (size.segments + 1)
                         segment = q - item * (size.segments + 1)
-                        add_halos(grad_x, 0, item, segment, halo, edge, size)
+                        add_halos(grad_x, 0, item, segment, halo, edge, seats, size)
                         if ti.static(streams == 2):
-                            add_halos(grad_y, 1, item, segment, halo, edge, size)
+                            add_halos(grad_y, 1, item, segment, halo, edge, seats, size)
         for task in range(size.slots * TASK):
             if task % TASK == 0:
                 slot = task // TASK
@@ -646,9 +665,9 @@ def lane_kernel(
                         totals[item, ti.static(parts[j][0])] = ti.cast(value, dtype)
                     if ti.static(backward):  # noqa: SIM102
                         if size.reflect:
-                            fold(grad_x, 0, item, edge, size)
+                            fold(grad_x, 0, item, edge, seats, size)
                             if ti.static(streams == 2):
-                                fold(grad_y, 1, item, edge, size)
+                                fold(grad_y, 1, item, edge, seats, size)
 
     return fused
 
@@ -689,12 +708,14 @@ class LanesEngine(BinEngine):
         bands: the bands' matrix (n_bands, K), or None.
         bin_weights: what each bin of the spectra is multiplied by  # (K,), or None.
         toward_target: whether the direction of x at X = 0 is the target's.
+        lengths: samples of each item, T by default; nothing beyond is read.
     """
 
     def __init__(self, stft: STFT, dtype: Any, is_field: bool, batch: int, n_samples: int,
                  terms: tuple[Term, ...], weights: NDArray[np.float64], fixed: NDArray[Any] | None,
                  bands: NDArray[np.float64] | None = None,
-                 bin_weights: NDArray[np.float64] | None = None, toward_target: bool = False) -> None:  # fmt: skip
+                 bin_weights: NDArray[np.float64] | None = None, toward_target: bool = False,
+                 lengths: tuple[int, ...] | None = None) -> None:  # fmt: skip
         super().__init__(dtype, is_field, batch, n_samples, terms, weights, fixed is not None)
         self.chirped = not is_smooth(stft.n_fft)
         inner = smooth_size(2 * stft.n_fft - 1) if self.chirped else stft.n_fft
@@ -714,7 +735,8 @@ class LanesEngine(BinEngine):
         self._make_tables(stft.window_table)
         self.gains = upload(np.ones(stft.n_bins) if bin_weights is None else np.abs(bin_weights), dtype)  # (K,)
         self.bands, self.entries = columns_of_bands(bands, dtype)
-        self.seats = upload_integers(seats(size, lanes))
+        items = np.array([(length, stft.n_frames(length)) for length in lengths or (n_samples,) * batch])
+        self.seats = upload_integers(seats(size, lanes, items))
         self.work = ti.Vector.ndarray(lanes, dtype, size.slots * size.vectors)
         self.work.fill(0)
         streams = 1 if self.fixed else 2
