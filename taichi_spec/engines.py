@@ -105,7 +105,7 @@ class Options:
 
     @property
     def is_on_bins(self) -> bool:
-        """Whether all that is asked for is whole bins' sums, or functions of them, for the fused engines to do."""
+        """Whether all that is asked for is whole bins' sums, or functions of them: all that `BlocksEngine` does."""
         whole = self.resolution.bands is None and self.resolution.bin_weights is None and self.items.lengths is None
         return whole and self.zero_phase is None and all(isinstance(term, BinTerm | SumsTerm) for term in self.terms)
 

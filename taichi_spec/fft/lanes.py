@@ -7,7 +7,7 @@ meet.
     load       the samples that are new since the last step, transposed into a ring of N lane vectors
     fill       window times ring, scaled to about 1, the two signals as real and imaginary part
     transform  in place, passes from left to right: bins come out in digit-reversed order
-    compare    per pair of bins (k, N - k): both spectra, the distance, both gradients, packed again
+    compare    both spectra, the distances, both gradients, packed again: `lanes_compare`
     transform  in place, passes from right to left: back in natural order
     overlap    window times frame, added to a ring of N lane vectors
     flush      the samples that no later frame of the segment touches: to the gradients
@@ -21,8 +21,8 @@ imaginary part; a step has two frames, and the ring is N + hop long.
 
 Scaling: each frame is multiplied by a power of two that brings it to about 1. So |X|^2 neither overflows nor
 underflows, and the rounding errors of a loud frame do not leak into a quiet one that shares its transform; a silent
-frame has the spectrum 0 exactly, and so no gradient. The spectrum of one of two equal frames is taken to be that of
-the other as well: they have no distance, not even rounding.
+frame has the spectrum 0 exactly, and no gradient but that of a term which moves silence. The spectrum of one of two
+equal frames is taken to be that of the other as well: they have no distance, not even rounding.
 """
 
 from functools import cache
