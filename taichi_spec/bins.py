@@ -18,7 +18,8 @@ import taichi as ti
 
 from taichi_spec.framing import counterpart
 from taichi_spec.polar import polar
-from taichi_spec.terms import BinTerm, Complex, SumsTerm, Term
+from taichi_spec.terms import BinTerm, Complex, SumsTerm, Term, Transport
+from taichi_spec.terms.base import QUANTITIES
 
 CHUNK = 128
 
@@ -65,23 +66,36 @@ def columns_of(terms: tuple[Term, ...]) -> tuple[int, ...]:
 
 
 def parts_of(terms: tuple[Term, ...], kind: type = Term) -> Parts:
-    """What terms of a kind sum over the bins' magnitudes and powers."""
+    """What terms of a kind sum, and in which column."""
     parts: list[tuple[int, Any]] = []
     for term, first in zip(terms, columns_of(terms), strict=False):
         if isinstance(term, kind):
-            listed = (term,) if isinstance(term, BinTerm) else term.parts if isinstance(term, SumsTerm) else ()
-            parts += [(first + j, part) for j, part in enumerate(listed)]
+            parts += enumerate(term.parts if isinstance(term, SumsTerm) else (term,), first)
     return tuple(parts)
 
 
 def bin_parts(terms: tuple[Term, ...], quantity: str) -> Parts:
     """What is summed over the bins' magnitudes, or powers."""
-    return tuple((column, part) for column, part in parts_of(terms) if part.quantity == quantity)
+    return tuple(
+        (column, part) for column, part in parts_of(terms) if isinstance(part, BinTerm) and part.quantity == quantity
+    )
+
+
+def transport_parts(terms: tuple[Term, ...], quantity: str) -> Parts:
+    """Each `Transport` of a quantity."""
+    return tuple(
+        (column, part) for column, part in parts_of(terms) if isinstance(part, Transport) and part.quantity == quantity
+    )
+
+
+def quantities_of(terms: tuple[Term, ...]) -> tuple[str, ...]:
+    """The quantities that any of the terms compares."""
+    return tuple(name for name in QUANTITIES if bin_parts(terms, name) or transport_parts(terms, name))
 
 
 def complex_parts(terms: tuple[Term, ...]) -> Parts:
     """What is summed over the spectra."""
-    return tuple((i, term) for i, term in zip(columns_of(terms), terms, strict=False) if isinstance(term, Complex))
+    return parts_of(terms, Complex)
 
 
 @cache

@@ -15,7 +15,7 @@ from taichi_spec.fft import blocks
 from taichi_spec.fft.fused import FusedEngine
 from taichi_spec.fft.lanes import LanesEngine
 from taichi_spec.fft.memory import MemoryDFT
-from taichi_spec.resolutions import Items, Resolution, check_resolutions
+from taichi_spec.resolutions import Items, Resolution, array_of, check_resolutions
 from taichi_spec.runtime import arch_name
 from taichi_spec.several import sum_of
 from taichi_spec.staged import BlockTransform, StagedEngine, spectra_held
@@ -105,7 +105,7 @@ class Options:
 
     @property
     def is_on_bins(self) -> bool:
-        """Whether all that is asked for is whole bins' sums, or functions of them, for the fused engines to do."""
+        """Whether all that is asked for is whole bins' sums, or functions of them: all that `BlocksEngine` does."""
         whole = self.resolution.bands is None and self.resolution.bin_weights is None and self.items.lengths is None
         return whole and self.zero_phase is None and all(isinstance(term, BinTerm | SumsTerm) for term in self.terms)
 
@@ -167,13 +167,11 @@ def _make_one(
         check_per_bin(batch, stft.n_frames(n_samples), stft.n_fft, dtype, options.scratch_bytes)
     analysed = None if target is None else _analyse(target, options, dtype, batch)
     weights = options.term_weights(batch, n_samples)
-    if options.is_on_bins and options.dft is MemoryDFT:
-        magnitudes = None if analysed is None else upload(analysed, dtype)
-        Engine = _fused_engine(stft, dtype, batch, n_samples, magnitudes)
-        if Engine is not None:
-            engine: FusedEngine = Engine(stft, dtype, is_field, batch, n_samples, options.terms, weights, magnitudes)
+    if options.dft is MemoryDFT:
+        engine = _fused_engine(options, dtype, is_field, batch, n_samples, analysed)
+        if engine is not None:
             return engine
-    bands = None if resolution.bands is None else resolution.bands.array
+    bands = array_of(resolution.bands)
     fixed = None if analysed is None else FixedTarget(analysed, bands, dtype)
     held = spectra_held(options.terms)
     transform = _transform(options, dtype, is_field, batch, n_samples, held, options.items.lengths)
@@ -181,12 +179,19 @@ def _make_one(
     return StagedEngine(transform, options.terms, weights, bands, fixed, toward_target, WAYS_BACK[options.backward])
 
 
-def _fused_engine(stft: STFT, dtype: Any, batch: int, n_samples: int, magnitudes: Any) -> Any:
-    """The class that does signals of these sizes in one pass on this device, or None."""
+def _fused_engine(
+    options: Options, dtype: Any, is_field: bool, batch: int, n_samples: int, analysed: NDArray[Any] | None
+) -> FusedEngine | None:
+    """The engine that does all that is asked for in one pass, or None where there is none on this device."""
+    stft, resolution = options.stft, options.resolution
+    sizes = stft, dtype, is_field, batch, n_samples, options.terms, options.term_weights(batch, n_samples)
     if arch_name() == "cpu":
-        return LanesEngine
-    if blocks.supports(stft, dtype, batch, n_samples, magnitudes):
-        return blocks.BlocksEngine
+        bands, weights = array_of(resolution.bands), array_of(resolution.bin_weights)
+        return LanesEngine(*sizes, analysed, bands, weights, options.zero_phase == "target", options.items.lengths)
+    if options.is_on_bins:
+        magnitudes = None if analysed is None else upload(analysed, dtype)
+        if blocks.supports(stft, dtype, batch, n_samples, magnitudes):
+            return blocks.BlocksEngine(*sizes, magnitudes)
     return None
 
 
@@ -200,16 +205,15 @@ def choose_dft(engine: str, n_fft: int) -> Any:
 def _transform(
     options: Options, dtype: Any, is_field: bool, batch: int, n_samples: int, held: int, lengths: Any
 ) -> BlockTransform:
-    weights = options.resolution.bin_weights
     return BlockTransform(options.stft, dtype, is_field, batch, n_samples, held, options.scratch_bytes, options.dft,
-                          lengths, None if weights is None else weights.array)  # fmt: skip
+                          lengths, array_of(options.resolution.bin_weights))  # fmt: skip
 
 
 def _analyse(target: Target, options: Options, dtype: Any, batch: int) -> NDArray[Any]:
     """The target's weighted magnitudes or, where its phase is needed, its spectrum  # (B or 1, F or 1, K)"""
     if target.kind == "magnitudes":
-        weights = options.resolution.bin_weights
-        return target.magnitudes() if weights is None else target.magnitudes() * np.abs(weights.array)
+        weights = array_of(options.resolution.bin_weights)
+        return target.magnitudes() if weights is None else target.magnitudes() * np.abs(weights)
     signal = np.atleast_2d(target.array)
     if options.items.lengths:  # the same signal may end at another sample for each item
         signal = np.broadcast_to(signal, (batch, signal.shape[1]))

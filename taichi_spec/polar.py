@@ -5,11 +5,11 @@ import taichi as ti
 
 @ti.func
 def polar(re, im):
-    """|z| and z / |z|, both 0 at z = 0; scaled, so that |z|² neither underflows nor overflows."""
+    """|z| and z / |z|, both 0 at z = 0; scaled, so that |z|² neither underflows nor overflows.
+
+    Of two numbers or two vectors of them.
+    """
     largest = ti.max(abs(re), abs(im))
-    r, u, v = largest, largest, largest
-    if largest > 0:
-        u, v = re / largest, im / largest
-        norm = ti.sqrt(u * u + v * v)
-        r, u, v = largest * norm, u / norm, v / norm
-    return r, u, v
+    u, v = re / ti.select(largest > 0, largest, 1), im / ti.select(largest > 0, largest, 1)
+    norm = ti.sqrt(u * u + v * v)
+    return largest * norm, u / ti.select(largest > 0, norm, 1), v / ti.select(largest > 0, norm, 1)

@@ -28,6 +28,11 @@ class Constants:
         return Constants(copy, (copy.shape, copy.tobytes()))
 
 
+def array_of(constants: Constants | None) -> NDArray[np.float64] | None:
+    """The array, or None for None."""
+    return None if constants is None else constants.array
+
+
 @dataclass(frozen=True)
 class Resolution:
     """One transform of a loss, with what belongs to it.

@@ -23,13 +23,15 @@ from taichi_spec.bins import (
     complex_parts,
     finish_kernel,
     magnitude_kernel,
+    quantities_of,
     scale_kernel,
+    transport_parts,
 )
 from taichi_spec.framing import framing, framing_kernels, item_sizes, touched
 from taichi_spec.measure import BandTables, cotangent_kernel, measure_kernel
 from taichi_spec.stft import STFT
 from taichi_spec.target import FixedTarget
-from taichi_spec.terms import Term, Transport, unweighted
+from taichi_spec.terms import Term, unweighted
 from taichi_spec.terms.base import QUANTITIES
 from taichi_spec.terms.transport import transport_kernels
 
@@ -164,17 +166,6 @@ class Quantity:
         for column, term in self.transports:
             kernel = self.transport_kernels[column].slopes
             kernel(self.A, self.R, *factors, column, term.floor, self.step, items, first, count)
-
-
-def transport_parts(terms: tuple[Term, ...], quantity: str) -> list[tuple[int, Transport]]:
-    """(column of its sum, term) of each `Transport` of a quantity."""
-    columns = zip(columns_of(terms), terms, strict=False)
-    return [(i, term) for i, term in columns if isinstance(term, Transport) and term.quantity == quantity]
-
-
-def quantities_of(terms: tuple[Term, ...]) -> tuple[str, ...]:
-    """The quantities that any of the terms compares."""
-    return tuple(name for name in QUANTITIES if bin_parts(terms, name) or transport_parts(terms, name))
 
 
 class AddingEngine(ABC):

@@ -83,7 +83,7 @@ class FusedEngine(ABC):
 
 
 class BinEngine(FusedEngine):
-    """A fused engine for terms that are sums over bins, or functions of such sums.
+    """A fused engine for terms that are sums over bins and frames, or functions of such sums.
 
         S[b, j]   = Σ_f Σ_k s_j(|X|, |Y|)                      by a pass, `_pass`
         L[b]      = Σ_t weight[b, t] · g_t(S)                  `finish`: a few numbers an item

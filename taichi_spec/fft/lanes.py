@@ -7,7 +7,7 @@ meet.
     load       the samples that are new since the last step, transposed into a ring of N lane vectors
     fill       window times ring, scaled to about 1, the two signals as real and imaginary part
     transform  in place, passes from left to right: bins come out in digit-reversed order
-    compare    per pair of bins (k, N - k): both spectra, the distance, both gradients, packed again
+    compare    both spectra, the distances, both gradients, packed again: `lanes_compare`
     transform  in place, passes from right to left: back in natural order
     overlap    window times frame, added to a ring of N lane vectors
     flush      the samples that no later frame of the segment touches: to the gradients
@@ -22,8 +22,8 @@ imaginary part; a step has two frames, and the ring is N + hop long.
 
 Scaling: each frame is multiplied by a power of two that brings it to about 1. So |X|^2 neither overflows nor
 underflows, and the rounding errors of a loud frame do not leak into a quiet one that shares its transform; a silent
-frame has the spectrum 0 exactly, and so no gradient. The spectrum of one of two equal frames is taken to be that of
-the other as well: they have no distance, not even rounding.
+frame has the spectrum 0 exactly, and no gradient but that of a term which moves silence. The spectrum of one of two
+equal frames is taken to be that of the other as well: they have no distance, not even rounding.
 """
 
 from functools import cache
@@ -35,38 +35,41 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import new_array, new_vectors, upload, upload_integers
-from taichi_spec.bins import Parts, part_distance
+from taichi_spec.bins import Parts, complex_parts, quantities_of
 from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import BinEngine
+from taichi_spec.fft.lanes_compare import (
+    ARRAYS,
+    NOTES,
+    SPARE,
+    VECTOR_BYTES,
+    Stages,
+    by_stages,
+    columns_of_bands,
+    goal_of,
+    lane_count,
+    powers_of_two,
+    whole_bins,
+)
 from taichi_spec.fft.plan import Bluestein, Plan, factorise, is_smooth, smooth_size
 from taichi_spec.launch import Launch
 from taichi_spec.stft import STFT
-from taichi_spec.terms import Term
+from taichi_spec.terms import BinTerm, Term
 
-VECTOR_BYTES = 32  # LLVM makes 256-bit instructions of lane arithmetic, on AVX-512 too
 BLOCK_BYTES = 1 << 14  # parts of a transform that are finished within the first cache
 TASK = 512  # iterations of a parallel loop: Taichi gives a CPU's thread no fewer, whatever `block_dim` says
 RUNS = 16  # so many runs at least, where there are enough frames: what many cores can share
-CHUNK = 256  # bins
-NOTES = 7  # vectors that say how a step's frames are scaled; the coefficients of the sums follow
-# Added to the amplitude of a bin in a frame of about 1: far below rounding, and a slope divided by it stays finite.
-TINY = {ti.f32: 1e-15, ti.f64: 1e-30}
-
-
-def lane_count(dtype) -> int:
-    """How many frames ride side by side."""
-    return VECTOR_BYTES // (8 if dtype == ti.f64 else 4)
-
 
 Size = ti.types.struct(
     n=ti.i32, inner=ti.i32, hop=ti.i32, samples=ti.i32, items=ti.i32, pad=ti.i32, reflect=ti.i32, total=ti.i32,
     frames=ti.i32, segments=ti.i32, runs=ti.i32, steps=ti.i32, shift=ti.i32, length=ti.i32, kept=ti.i32, gap=ti.i32,
-    overhang=ti.i32, goal_run=ti.i32, goal_step=ti.i32, vectors=ti.i32, columns=ti.i32, zero=ti.i32,
+    overhang=ti.i32, goal_run=ti.i32, goal_step=ti.i32, vectors=ti.i32, columns=ti.i32, rows=ti.i32, width=ti.i32,
+    axis=ti.i32, scratch=ti.i32, zero=ti.i32,
 )  # fmt: skip
 
 
 def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes: int, threads: int,
-           columns: int) -> SimpleNamespace:  # fmt: skip
+           columns: int, rows: int, quantities: int, width: int) -> SimpleNamespace:  # fmt: skip
     """How the frames are shared out: a function of sizes alone, but for the slots, the runs worked at at once.
 
     Args:
@@ -77,6 +80,9 @@ def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes:
         lanes: frames side by side.
         threads: how many runs can be worked at at once.
         columns: sums over the bins.
+        rows: bins, or bands.
+        quantities: how many quantities of them are kept in work memory.
+        width: numbers in a frame of the goal.
     """
     n, hop, total = stft.n_fft, min(stft.hop_length, 2**30), stft.n_frames(n_samples)
     # A segment is long enough that its halo is small beside it, but there are RUNS runs if there are that many frames.
@@ -87,8 +93,9 @@ def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes:
     segments = -(-total // frames)
     runs, steps = -(-batch * segments // lanes), -(-frames // pack)
     shift = min(hop, n) * (pack - 1)  # from one frame of a step to the next, in the ring
-    # work memory of a slot: transform, notes and coefficients, rings, sums
-    vectors = 2 * inner + NOTES + columns + 2 * (3 - pack) * (n + shift)
+    # work memory of a slot: transform, notes and coefficients, rings, sums, quantities
+    scratch = NOTES + columns + 2 * (3 - pack) * (n + shift)
+    vectors = 2 * inner + scratch + SPARE + ARRAYS * pack * quantities * rows
     return SimpleNamespace(
         n=n, inner=inner, hop=hop, samples=n_samples, items=batch, pad=stft.pad,
         reflect=int(stft.center and stft.pad_mode == "reflect"), total=total,
@@ -98,24 +105,39 @@ def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes:
         gap=max(0, hop - n) * (pack - 1),  # samples between the two frames of a step that the ring leaves out
         overhang=max(0, n - hop),
         goal_run=steps, goal_step=1,  # records of the goal from run to run, from step to step
-        slots=min(threads, runs), vectors=vectors + vectors % 2, columns=columns, zero=0,
+        slots=min(threads, runs), vectors=vectors + vectors % 2, columns=columns,
+        rows=rows, width=width,
+        axis=n,  # steps of the frequency axis in a sampling rate
+        scratch=scratch, zero=0,
     )  # fmt: skip
 
 
-def seats(size: SimpleNamespace, lanes: int) -> np.ndarray:
-    """For each lane of each run its segment: the item, its first sample, how many frames: (runs, 3, lanes)."""
-    table = np.zeros((size.runs, 3, lanes), np.int64)
+def seats(size: SimpleNamespace, lanes: int, items: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each lane of each run its segment: the item, its first sample, how many frames: (runs, 5, lanes).
+
+    Then the item's samples and frames, which are the rows of `items`. Where an item is short, its last segments have
+    no frames.
+    """
+    table = np.zeros((size.runs, 5, lanes), np.int64)
     q = np.arange(size.items * size.segments)
-    first_frame = q % size.segments * size.frames
-    columns = q // size.segments, first_frame * size.hop - size.pad, np.minimum(size.frames, size.total - first_frame)
-    for i, column in enumerate(columns):
+    item, first_frame = q // size.segments, q % size.segments * size.frames
+    samples, frames = items[item].T
+    count = np.clip(frames - first_frame, 0, size.frames)
+    for i, column in enumerate((item, first_frame * size.hop - size.pad, count, samples, frames)):
         table[q // lanes, i, q % lanes] = column
     return table
 
 
 @cache
 def lane_kernel(
-    dtype: Any, radices: tuple[int, ...], chirped: bool, parts: Parts, is_field: bool, fixed: bool, backward: bool
+    dtype: Any,
+    radices: tuple[int, ...],
+    chirped: bool,
+    parts: Parts,
+    stages: Stages | None,
+    is_field: bool,
+    fixed: bool,
+    backward: bool,
 ) -> Any:
     """The fused pass as one kernel, compiled once for all sizes whose plans use these radices.
 
@@ -123,14 +145,14 @@ def lane_kernel(
         dtype: ti.f32 or ti.f64.
         radices: those of the plan, each once.
         chirped: whether frames are transformed by Bluestein's way.
-        parts: what is summed over the bins, and in which column.
+        parts: what is summed, and in which column.
+        stages: how the quantities are made that are summed, or None for whole bins, a bin at a time.
         is_field: whether the signals are fields or ndarrays; the gradients are ndarrays.
-        fixed: whether the target is an array of magnitudes, packed by `goal_kernel`, rather than a signal.
+        fixed: whether the target is an array of quantities, packed by `goal_kernel`, rather than a signal.
         backward: whether to make the gradients too.
     """
     L = lane_count(dtype)
     C = len(parts)
-    distance = lane_distance(parts, dtype)
     pack = 2 if fixed else 1  # frames of a segment in one transform
     streams = 1 if fixed else 2  # signals in one transform
     Signal = ti.template() if is_field else ti.types.ndarray()
@@ -144,7 +166,6 @@ def lane_kernel(
     Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
     Table2 = ti.types.ndarray(dtype=ti.i32, ndim=2)
     Table3 = ti.types.ndarray(dtype=ti.i32, ndim=3)
-    Bits, BIAS, MANTISSA = (ti.i64, 1023, 52) if dtype == ti.f64 else (ti.i32, 127, 23)
 
     # How to have LLVM join lanes to vector instructions. Taichi hands it L scalars each time, and it joins those whose
     # addresses it can prove to be consecutive. Three things keep it from that, and so the loops below look as they do:
@@ -247,33 +268,39 @@ def lane_kernel(
             x[item, s] = value
 
     @ti.func
-    def get_padded(x: ti.template(), item, s, size: ti.template()):
+    def extent(seats: ti.template(), item, size: ti.template()):
+        """The samples and the frames of an item."""
+        q = item * size.segments
+        return seats[q // L, 3, q % L], seats[q // L, 4, q % L]
+
+    @ti.func
+    def get_padded(x: ti.template(), item, s, samples, size: ti.template()):
         """Sample s of a signal that goes on beyond its ends, mirrored or with zeros."""
         value = ti.cast(0, dtype)
-        if 0 <= s < size.samples:
+        if 0 <= s < samples:
             value = get(x, item, s)
         elif size.reflect:
-            value = get(x, item, ti.select(s < 0, -s, 2 * (size.samples - 1) - s))
+            value = get(x, item, ti.select(s < 0, -s, 2 * (samples - 1) - s))
         return value
 
     @ti.func
-    def edge_index(stream, item, s, size: ti.template()):
+    def edge_index(stream, item, s, samples, size: ti.template()):
         """Where the gradient of the sample s < 0 or s >= samples is kept, 2 pad numbers a stream."""
-        return (item * streams + stream) * 2 * size.pad + s + size.pad - ti.select(s >= 0, size.samples, 0)
+        return (item * streams + stream) * 2 * size.pad + s + size.pad - ti.select(s >= 0, samples, 0)
 
     @ti.func
-    def put_padded(g: ti.template(), edge: ti.template(), stream, item, s, value, size: ti.template()):
-        if 0 <= s < size.samples:
+    def put_padded(g: ti.template(), edge: ti.template(), stream, item, s, value, samples, size: ti.template()):
+        if 0 <= s < samples:
             put(g, item, s, value)
-        elif s < size.samples + size.pad:
-            edge[edge_index(stream, item, s, size)] = value
+        elif s < samples + size.pad:
+            edge[edge_index(stream, item, s, samples, size)] = value
 
     @ti.func
-    def add_padded(g: ti.template(), edge: ti.template(), stream, item, s, value, size: ti.template()):
-        if 0 <= s < size.samples:
+    def add_padded(g: ti.template(), edge: ti.template(), stream, item, s, value, samples, size: ti.template()):
+        if 0 <= s < samples:
             put(g, item, s, get(g, item, s) + value)
-        else:
-            i = edge_index(stream, item, s, size)
+        elif s < samples + size.pad:
+            i = edge_index(stream, item, s, samples, size)
             edge[i] = edge[i] + value
 
     @ti.func
@@ -296,7 +323,7 @@ def lane_kernel(
         whole = True
         for l in range(L):
             _, first, now, _ = place(seats, run, step, l, size)
-            whole = whole and now == pack and first >= 0 and first + length <= size.samples
+            whole = whole and now == pack and first >= 0 and first + length <= seats[run, 3, l]
         return whole
 
     @ti.func
@@ -350,7 +377,8 @@ def lane_kernel(
         while i < end:
             value = ti.cast(0, dtype)
             if i < count:
-                value = get_padded(x, item, first + i + ti.select(i >= size.n, size.gap, 0), size)
+                s = first + i + ti.select(i >= size.n, size.gap, 0)
+                value = get_padded(x, item, s, seats[run, 3, l], size)
             work[ring + (offset + i) % size.length][l] = value
             i = (i + 1) ^ size.zero
 
@@ -408,7 +436,7 @@ def lane_kernel(
                 value = work[ring + (offset + i) % size.length][l]
             elif i - frame * size.hop < size.n:
                 value = work[ring + i - frame * (size.hop - size.n)][l]
-            put_padded(g, edge, stream, item, first + i, value, size)
+            put_padded(g, edge, stream, item, first + i, value, seats[run, 3, l], size)
             i = (i + 1) ^ size.zero
 
     @ti.func
@@ -423,9 +451,9 @@ def lane_kernel(
                 i = (i + 1) ^ size.zero
 
     @ti.func
-    def begin_of(segment, size: ti.template()):
+    def begin_of(segment, frames, size: ti.template()):
         """The first sample of a segment; that of the one after the last is where the last one's hops end."""
-        return ti.min(segment * size.frames, size.total) * size.hop - size.pad
+        return ti.min(segment * size.frames, frames) * size.hop - size.pad
 
     @ti.func
     def add_halos(
@@ -435,45 +463,49 @@ def lane_kernel(
         segment,
         halo: ti.template(),
         edge: ti.template(),
+        seats: ti.template(),
         size: ti.template(),
     ):
-        """To the samples of one segment, add what the segments before it left over."""
-        begin = begin_of(segment, size)
-        end = size.samples + size.pad
+        """To the samples of one segment, add what the segments before it left over; an item's last one has none."""
+        samples, frames = extent(seats, item, size)
+        begin = begin_of(segment, frames, size)
+        end = samples + size.pad
         if segment < size.segments:
-            end = begin_of(segment + 1, size)
+            end = begin_of(segment + 1, frames, size)
         else:
             s = begin
             while s < end:
-                put_padded(g, edge, stream, item, s, ti.cast(0, dtype), size)
+                put_padded(g, edge, stream, item, s, ti.cast(0, dtype), samples, size)
+                s = (s + 1) ^ size.zero
+            s = samples
+            while s < size.samples:
+                put(g, item, s, ti.cast(0, dtype))
                 s = (s + 1) ^ size.zero
         source = segment - 1
-        while source >= 0 and begin_of(source + 1, size) + size.overhang > begin:
-            origin = begin_of(source + 1, size)
-            at = ((item * size.segments + source) * streams + stream) * size.overhang
-            s = begin
-            while s < ti.min(end, origin + size.overhang):
-                add_padded(g, edge, stream, item, s, halo[at + s - origin], size)
-                s = (s + 1) ^ size.zero
+        while source >= 0 and begin_of(source + 1, frames, size) + size.overhang > begin:
+            if source * size.frames < frames:  # a short item's last segments are empty
+                origin = begin_of(source + 1, frames, size)
+                at = ((item * size.segments + source) * streams + stream) * size.overhang
+                s = begin
+                while s < ti.min(end, origin + size.overhang):
+                    add_padded(g, edge, stream, item, s, halo[at + s - origin], samples, size)
+                    s = (s + 1) ^ size.zero
             source -= 1
 
     @ti.func
-    def fold(g: ti.template(), stream: ti.template(), item, edge: ti.template(), size: ti.template()):
+    def fold(g: ti.template(), stream: ti.template(), item, edge: ti.template(), seats: ti.template(),
+             size: ti.template()):  # fmt: skip
         """Mirrored samples are samples of the signal: add their gradients there."""
+        samples, _ = extent(seats, item, size)
         i = 1
         while i <= size.pad:
-            put(g, item, i, get(g, item, i) + edge[edge_index(stream, item, -i, size)])
+            put(g, item, i, get(g, item, i) + edge[edge_index(stream, item, -i, samples, size)])
             i = (i + 1) ^ size.zero
         i = 1
         while i <= size.pad:
-            s = size.samples - 1 - i
-            put(g, item, s, get(g, item, s) + edge[edge_index(stream, item, size.samples - 1 + i, size)])
+            s = samples - 1 - i
+            put(g, item, s, get(g, item, s) + edge[edge_index(stream, item, samples - 1 + i, samples, size)])
             i = (i + 1) ^ size.zero
-
-    @ti.func
-    def exponent(e: ti.template()):
-        """The bits of the power of two with biased exponent e."""
-        return ti.cast(e, Bits) << MANTISSA
 
     # ---- per frame -------------------------------------------------------------------------------------------------
     # `half` is 0 for the real part of the transform and 1 for its imaginary part: two signals, or two frames of one.
@@ -502,12 +534,11 @@ def lane_kernel(
         for half in range(2):
             for l in range(L):
                 magnitude = work[notes + half][l]
-                bits = ti.bit_cast(magnitude, Bits) & exponent(2 * BIAS + 1)
-                bits = ti.min(ti.max(bits, exponent(1)), exponent(2 * BIAS - 1))
+                down, up = powers_of_two(magnitude, dtype)
                 _, _, now, _ = place(seats, run, step, l, size)
                 sounds = ti.cast(magnitude > 0 and half < now + 2 - pack, dtype)
-                work[notes + half][l] = ti.bit_cast(exponent(2 * BIAS) - bits, dtype)
-                work[notes + 2 + half][l] = sounds * ti.bit_cast(bits, dtype) * ti.cast(0.5, dtype)
+                work[notes + half][l] = down
+                work[notes + 2 + half][l] = sounds * up * ti.cast(0.5, dtype)
                 work[notes + 4 + half][l] = sounds
 
     @ti.func
@@ -568,63 +599,10 @@ def lane_kernel(
                 work[b] = sum_b + work[z] * (work[sounds + 1] * window[i])
                 i = (i + 1) ^ zero
 
-    @ti.func
-    def compare(work: ti.template(), base, notes, shares: ti.template(), pairs: ti.template(), goal: ti.template(),
-                seats: ti.template(), run, step, size: ti.template(), zero):  # fmt: skip
-        """For every bin k: the distances of the two spectra, or of each to its goal.
-
-        Adds each lane's distances to its segment's shares of the sums. Bins k and N - k become those of the packed
-        gradients, re and im swapped.
-        """
-        power_a, power_b, sounds_a, sounds_b = work[notes + 2], work[notes + 3], work[notes + 4], work[notes + 5]
-        apart = work[notes + 6]
-        bins = size.n // 2 + 1
-        record = run * size.goal_run + step * size.goal_step
-        for chunk in range((bins + CHUNK - 1) // CHUNK):  # float32 sums over a chunk, float64 sums over the chunks
-            values_a = [lane(0) for _ in ti.static(range(C))]
-            values_b = [lane(0) for _ in ti.static(range(C))]
-            k = chunk * CHUNK
-            end_k = ti.min(bins, (chunk + 1) * CHUNK)
-            while k < end_k:
-                p, m = 2 * (base + pairs[k, 0]), 2 * (base + pairs[k, 1])
-                # Twice the spectra A and B of real and imaginary part, from Z[k] and Z[N-k], where Z = A + iB.
-                ar, ai = work[p] + work[m], work[p + 1] - work[m + 1]
-                br, bi = work[p + 1] + work[m + 1], work[m] - work[p]
-                if ti.static(not fixed):
-                    br, bi = br * apart + ar * (1 - apart), bi * apart + ai * (1 - apart)
-                a, b = ti.sqrt(ar * ar + ai * ai), ti.sqrt(br * br + bi * bi)
-                slope_a, slope_b = lane(0), lane(0)
-                at = 2 * (record * bins + k)
-                for j in ti.static(range(C)):
-                    coefficient = work[(notes + NOTES + j) ^ zero]
-                    if ti.static(fixed):
-                        phi, phi_a, _ = distance(a * power_a, goal[at], j)
-                        values_a[j] += phi
-                        slope_a += coefficient * phi_a
-                        phi, phi_b, _ = distance(b * power_b, goal[at + 1], j)
-                        values_b[j] += phi
-                        slope_b += coefficient * phi_b
-                    else:
-                        phi, phi_a, phi_b = distance(a * power_a, b * power_b, j)
-                        values_a[j] += phi
-                        slope_a += coefficient * phi_a
-                        slope_b += coefficient * phi_b
-                if ti.static(backward):
-                    # G = slope X / |X|, one-sided: k and N - k take half of it each, a bin that is its own mirror all.
-                    weight = ti.select(p == m, ti.cast(1, dtype), ti.cast(0.5, dtype))
-                    by_a = slope_a * (sounds_a * weight) / (a + ti.cast(TINY[dtype], dtype))
-                    by_b = slope_b * (sounds_b * weight) / (b + ti.cast(TINY[dtype], dtype))
-                    ar, ai, br, bi = ar * by_a, ai * by_a, br * by_b, bi * by_b
-                    work[p], work[p + 1] = ai + br, ar - bi
-                    work[m], work[m + 1] = br - ai, ar + bi
-                k = (k + 1) ^ zero
-            for j in ti.static(range(C)):
-                work[notes], work[notes + 1] = values_a[j], values_b[j]
-                for l in range(L):
-                    _, _, now, _ = place(seats, run, step, l, size)
-                    at = (run * L + l) * C + j
-                    for half in range(now):
-                        shares[at] = shares[at] + ti.cast(work[notes + half][l], ti.f64)
+    if stages is None:
+        compare = whole_bins(dtype, parts, fixed, backward, place)
+    else:
+        compare = by_stages(dtype, parts, fixed, backward, place, stages)
 
     @ti.func
     def size_of(sizes: ti.template()):
@@ -632,9 +610,9 @@ def lane_kernel(
 
     @ti.kernel
     def fused(x: Signal, y: Signal, grad_x: Gradient, grad_y: Gradient, totals: Numbers2, coefficients: Numbers2,
-              goal: Vectors, window: Numbers, twiddles: Numbers, chirp: Numbers, response: Numbers, loops: Table3,
-              pairs: Table2, seats: Table3, work: Vectors, halo: Numbers, edge: Numbers, shares: Doubles,
-              taken: Integers, sizes: Table2, slots: ti.i32):  # fmt: skip
+              goal: Vectors, window: Numbers, twiddles: Numbers, chirp: Numbers, response: Numbers, gains: Numbers,
+              entries: Numbers, bands: Integers, loops: Table3, pairs: Table2, seats: Table3, work: Vectors,
+              halo: Numbers, edge: Numbers, shares: Doubles, taken: Integers, sizes: Table2, slots: ti.i32):  # fmt: skip
         """totals of each sum, and with `backward` the gradients. The signals, the target, tables, work memory, sizes."""
         for task in range(slots * TASK):
             if task % TASK == 0:
@@ -665,7 +643,8 @@ def lane_kernel(
                             else:
                                 transform(loops, back, base, work, twiddles, zero)
                             if back == 0:
-                                compare(work, base, notes, shares, pairs, goal, seats, run, step, size, zero)
+                                compare(work, base, notes, shares, pairs, goal, gains, bands, entries, seats, run, step,
+                                        size, zero)  # fmt: skip
                         if ti.static(backward):
                             overlap(work, base, sums, sums + other, offset, fresh, notes, window, size, zero)
                             whole = size.hop <= size.n and all_whole(seats, run, step, pack * size.hop, size)
@@ -688,9 +667,9 @@ def lane_kernel(
                         q = slot + i * slots
                         item = q // (size.segments + 1)
                         segment = q - item * (size.segments + 1)
-                        add_halos(grad_x, 0, item, segment, halo, edge, size)
+                        add_halos(grad_x, 0, item, segment, halo, edge, seats, size)
                         if ti.static(streams == 2):
-                            add_halos(grad_y, 1, item, segment, halo, edge, size)
+                            add_halos(grad_y, 1, item, segment, halo, edge, seats, size)
         for task in range(slots * TASK):
             if task % TASK == 0:
                 slot, size = task // TASK, size_of(sizes)
@@ -704,16 +683,16 @@ def lane_kernel(
                         totals[item, ti.static(parts[j][0])] = ti.cast(value, dtype)
                     if ti.static(backward):  # noqa: SIM102
                         if size.reflect:
-                            fold(grad_x, 0, item, edge, size)
+                            fold(grad_x, 0, item, edge, seats, size)
                             if ti.static(streams == 2):
-                                fold(grad_y, 1, item, edge, size)
+                                fold(grad_y, 1, item, edge, seats, size)
 
     return fused
 
 
 @cache
 def goal_kernel(dtype: Any) -> Any:
-    """The kernel that brings a target's magnitudes to the order in which `lane_kernel` reads them."""
+    """The kernel that brings a target's quantities to the order in which `lane_kernel` reads them."""
     L = lane_count(dtype)
     Vectors = ti.types.ndarray(dtype=ti.types.vector(L, dtype), ndim=1)
 
@@ -732,22 +711,6 @@ def goal_kernel(dtype: Any) -> Any:
     return pack_goal
 
 
-def lane_distance(parts: Parts, dtype: Any) -> Any:
-    """`bins.part_distance`, lane by lane: a term may branch, and LLVM joins the lanes again where it does not."""
-    L = lane_count(dtype)
-    lane = ti.types.vector(L, dtype)
-    distance = part_distance(parts, dtype)
-
-    @ti.func
-    def distances(a, b, j: ti.template()):
-        phi, phi1, phi2 = lane(0), lane(0), lane(0)
-        for l in ti.static(range(L)):
-            phi[l], phi1[l], phi2[l] = distance(a[l], b[l], j)
-        return phi, phi1, phi2
-
-    return distances
-
-
 class LanesEngine(BinEngine):
     """Loss and gradients of signals of one shape, on the CPU, in one pass.
 
@@ -756,23 +719,42 @@ class LanesEngine(BinEngine):
         dtype: ti.f32 or ti.f64, of the signals.
         is_field: whether signals are fields or ndarrays.
         batch, n_samples: B and T.
-        terms: sums over the bins, or functions of them.
+        terms: what is summed, over bins or bands.
         weights: what each term of each item is multiplied by  # (B, terms)
-        fixed: the target's magnitudes, an ndarray (B or 1, F or 1, K), or None if the target is a signal.
+        fixed: the target's weighted magnitudes or, where its phase counts, its weighted spectrum
+            # (B or 1, F or 1, K), or None if the target is a signal.
+        bands: the bands' matrix (n_bands, K), or None.
+        bin_weights: what each bin of the spectra is multiplied by  # (K,), or None.
+        toward_target: whether the direction of x at X = 0 is the target's.
+        lengths: samples of each item, T by default; nothing beyond is read.
     """
 
     def __init__(self, stft: STFT, dtype: Any, is_field: bool, batch: int, n_samples: int,
-                 terms: tuple[Term, ...], weights: NDArray[np.float64], fixed: Any) -> None:  # fmt: skip
+                 terms: tuple[Term, ...], weights: NDArray[np.float64], fixed: NDArray[Any] | None,
+                 bands: NDArray[np.float64] | None = None,
+                 bin_weights: NDArray[np.float64] | None = None, toward_target: bool = False,
+                 lengths: tuple[int, ...] | None = None) -> None:  # fmt: skip
         super().__init__(dtype, is_field, batch, n_samples, terms, weights, fixed is not None)
         self.chirped = not is_smooth(stft.n_fft)
         inner = smooth_size(2 * stft.n_fft - 1) if self.chirped else stft.n_fft
         self.plan = Plan(inner, factorise(inner))
         lanes = lane_count(dtype)
         columns = len(self.parts)
-        size = self.layout = layout(stft, inner, n_samples, batch, 1 + self.fixed, lanes, ti.cfg.cpu_max_num_threads,
-                                    columns)  # fmt: skip
+        rows = stft.n_bins if bands is None else len(bands)
+        self.stages = self._stages(terms, bands, bin_weights, toward_target)
+        goal = None if fixed is None else goal_of(fixed, bands, bin_weights, self.stages)
+        size = self.layout = layout(
+            stft, inner, n_samples, batch, 1 + self.fixed, lanes, ti.cfg.cpu_max_num_threads, columns, rows,
+            quantities=0 if self.stages is None else len(self.stages.quantities),
+            width=rows if goal is None else goal.shape[2],
+        )  # fmt: skip
+        if bands is not None:
+            size.axis = 2 * rows
         self._make_tables(stft.window_table)
-        self.seats = upload_integers(seats(size, lanes))
+        self.gains = upload(np.ones(stft.n_bins) if bin_weights is None else np.abs(bin_weights), dtype)  # (K,)
+        self.bands, self.entries = columns_of_bands(bands, dtype)
+        items = np.array([(length, stft.n_frames(length)) for length in lengths or (n_samples,) * batch])
+        self.seats = upload_integers(seats(size, lanes, items))
         self.work = new_vectors(lanes, dtype, size.slots * size.vectors)
         streams = 1 if self.fixed else 2
         self.halo = new_array(dtype, max(1, batch * size.segments * streams * size.overhang))
@@ -780,8 +762,16 @@ class LanesEngine(BinEngine):
         self.shares_of_segments = new_array(ti.f64, batch * size.segments * columns)
         self.taken = new_array(ti.i32, 1)  # how many runs of a call have been taken
         self.taken.fill(0)
-        self.goal = self._pack(fixed) if self.fixed else new_vectors(lanes, dtype, 1)
+        self.goal = new_vectors(lanes, dtype, 1) if goal is None else self._pack(upload(goal, dtype))
         self.sizes = upload_integers(np.array([[getattr(size, name) for name in Size.members]]))
+
+    def _stages(self, terms: tuple[Term, ...], bands: Any, bin_weights: Any, toward_target: bool) -> Stages | None:
+        """None where all that is asked for are sums over whole bins."""
+        on_bins = all(isinstance(part, BinTerm) for _, part in self.parts)
+        if on_bins and bands is None and bin_weights is None and not toward_target:
+            return None
+        needs_phase = toward_target or bool(complex_parts(terms))
+        return Stages(quantities_of(terms), bands is not None, needs_phase, toward_target)
 
     def _make_tables(self, window: np.ndarray) -> None:
         plan, n, dtype = self.plan, self.layout.n, self.dtype
@@ -801,7 +791,7 @@ class LanesEngine(BinEngine):
         self.pairs = upload_integers(pairs)
 
     def _pack(self, target: Any) -> Any:
-        """The target's magnitudes, for each run, step and bin a vector for each of the two frames in a transform.
+        """The target, for each run, step and bin or band a vector for each of the two frames in a transform.
 
         One spectrum for all frames is kept once for each run, and if it is for all items too, once.
         """
@@ -824,11 +814,13 @@ class LanesEngine(BinEngine):
         radices = tuple(sorted(set(self.plan.radices)))
         if set(radices) <= {4, 8}:
             radices = (4, 8)  # one kernel for all powers of two
-        kernel = lane_kernel(self.dtype, radices, self.chirped, parts, self.is_field, self.fixed, backward)
+        kernel = lane_kernel(
+            self.dtype, radices, self.chirped, parts, self.stages, self.is_field, self.fixed, backward)  # fmt: skip
         unused = self.window  # an array where the kernel reads and writes none
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
         arguments = (
-            "x", "x" if self.fixed else "y", *gradients, self.sums, self.coefficients, self.goal,
-            self.window, self.twiddles, self.chirp, self.response, self.loops, self.pairs, self.seats, self.work,
-            self.halo, self.edge, self.shares_of_segments, self.taken, self.sizes, self.layout.slots)  # fmt: skip
+            "x", "x" if self.fixed else "y", *gradients, self.sums, self.coefficients, self.goal, self.window,
+            self.twiddles, self.chirp, self.response, self.gains, self.entries, self.bands, self.loops, self.pairs,
+            self.seats, self.work, self.halo, self.edge, self.shares_of_segments, self.taken, self.sizes,
+            self.layout.slots)  # fmt: skip
         return Launch(kernel, arguments, self.is_field)

@@ -43,9 +43,8 @@ class Complex(Term):
 
     @ti.func
     def distance(self, re, im):
-        """|D|^p and G for D = re + i im."""
-        r, u, v = polar(re, im)
-        value = r
-        if ti.static(self.p == 2):
-            value, u, v = r * r, 2 * re, 2 * im
+        """|D|^p and G for D = re + i im, of two numbers or two vectors of them."""
+        value, u, v = re * re + im * im, 2 * re, 2 * im
+        if ti.static(self.p == 1):
+            value, u, v = polar(re, im)
         return value, u, v

@@ -77,6 +77,24 @@ class Transport(Term):
         return n_frames
 
 
+ROUNDING = {dtype: float(16 * np.finfo(numpy_dtype(dtype)).eps) for dtype in (ti.f32, ti.f64)}  # of a sum of shares
+
+
+@ti.func
+def cost(d, p: ti.template(), real: ti.template()):
+    """|d|^p and its slope, of one number or a vector."""
+    return distance_power(ti.select(abs(d) > real(ROUNDING[real]), d, 0), p, real)
+
+
+@ti.func
+def inverse(total, real: ti.template()):
+    """1 / ΣP', and 0 for silence and overflow."""
+    scale = ti.cast(0, real)
+    if total > 0 and 1 / total > 0 and not ti.math.isinf(1 / total):
+        scale = 1 / total
+    return scale
+
+
 @cache
 def transport_kernels(dtype: Any, p: int, fixed: bool) -> SimpleNamespace:
     """The kernels `value` and `slopes`. The quantities are A, and R or, fixed, (B or 1, F or 1, J).  # (B, block, J)
@@ -84,12 +102,6 @@ def transport_kernels(dtype: Any, p: int, fixed: bool) -> SimpleNamespace:
     Both run one thread a frame, from the top bin down.
     """
     Array = ti.types.ndarray()
-    rounding = float(16 * np.finfo(numpy_dtype(dtype)).eps)  # of a sum of shares of 1
-
-    @ti.func
-    def distance(d):
-        """|d|^p and its slope."""
-        return distance_power(ti.select(abs(d) > dtype(rounding), d, 0), p, dtype)
 
     @ti.func
     def largest(P: ti.template(), b, f):
@@ -113,11 +125,7 @@ def transport_kernels(dtype: Any, p: int, fixed: bool) -> SimpleNamespace:
         """The largest bin, what is taken off, and 1 / ΣP', which is 0 for silence and overflow."""
         top, peak = largest(P, b, f)
         least = floor * peak
-        all_bins = total(P, b, f, least)
-        scale = ti.cast(0, dtype)
-        if all_bins > 0 and 1 / all_bins > 0 and not ti.math.isinf(1 / all_bins):
-            scale = 1 / all_bins
-        return top, least, scale
+        return top, least, inverse(total(P, b, f, least), dtype)
 
     @ti.kernel
     def value(A: Array, R: Array, partial: Array, sums: Array, column: ti.i32, floor: dtype, step: dtype,
@@ -133,8 +141,8 @@ def transport_kernels(dtype: Any, p: int, fixed: bool) -> SimpleNamespace:
                 d = ti.cast(0, dtype)
                 for k_down in range(K):
                     k = K - 1 - k_down
-                    cost, _ = distance(d)
-                    frame += cost
+                    part, _ = cost(d, p, dtype)
+                    frame += part
                     d -= ti.max(A[b, f, k] - least_x, 0) * scale_x - ti.max(R[i, j, k] - least_y, 0) * scale_y
             partial[b, f, 0] = step * frame
         for b in range(A.shape[0]):
@@ -158,7 +166,7 @@ def transport_kernels(dtype: Any, p: int, fixed: bool) -> SimpleNamespace:
                     k = K - 1 - k_down
                     x = ti.max(A[b, f, k] - least_x, 0) * scale_x
                     y = ti.max(R[i, j, k] - least_y, 0) * scale_y
-                    _, psi = distance(d)
+                    _, psi = cost(d, p, dtype)
                     s += psi
                     mean_x += x * s
                     mean_y += y * s
@@ -169,7 +177,7 @@ def transport_kernels(dtype: Any, p: int, fixed: bool) -> SimpleNamespace:
                 for k_down in range(K):
                     k = K - 1 - k_down
                     x, y = ti.max(A[b, f, k] - least_x, 0) * scale_x, ti.max(R[i, j, k] - least_y, 0) * scale_y
-                    _, psi = distance(d)
+                    _, psi = cost(d, p, dtype)
                     s += psi
                     if x > 0:
                         grad = factor * scale_x * (s - mean_x)

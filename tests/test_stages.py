@@ -1,0 +1,269 @@
+"""The CPU's fused engine on what is more than a sum over whole bins.
+
+A set of terms is a kernel that takes seconds to compile, for each dtype: most tests share one of two sets.
+"""
+
+import numpy as np
+import pytest
+import taichi as ti
+
+import taichi_spec as ts
+from support import TOLERANCE, directional, dtypes, error, field, signals
+from taichi_spec import functional
+from taichi_spec.fft.lanes import LanesEngine
+from taichi_spec.several import FusedSum
+
+STFTS = [ts.STFT(64), ts.STFT(64, 15, center=True), ts.STFT(128, 200, 100, center=True, pad_mode="constant")]
+PITCH = [ts.Transport(weight=100.0), ts.LogMagnitude(eps=0.1)]
+MIXED = [
+    ts.Magnitude(p=1, weight=0.5),
+    ts.SpectralConvergence(weight=30.0),
+    ts.Power(weight=0.1),
+    ts.Transport(weight=-200.0, floor=0.1),
+    ts.Transport(p=2, quantity="magnitude", floor=0.0, weight=100.0),
+]
+PHASE = [ts.Complex(p=1), ts.Magnitude(p=1), ts.Complex(p=2, weight=0.2), ts.Power(weight=0.1)]
+
+
+@pytest.fixture(autouse=True)
+def cpu_engine(running_cpu):
+    functional._recent.clear()  # engines of other tests
+
+
+def is_on_lanes():
+    """Whether the most recent call was done by the engine under test."""
+    engine = next(reversed(functional._recent.values())).engine
+    return all(
+        isinstance(each, LanesEngine) for each in (engine.engines if isinstance(engine, FusedSum) else [engine])
+    )
+
+
+def bands(n_bins, n_bands=9):
+    """A matrix with gaps, overlaps and a band without bins."""
+    rng = np.random.default_rng(0)
+    matrix = rng.uniform(0.1, 1, (n_bands, n_bins)) * (rng.uniform(0, 1, (n_bands, n_bins)) < 0.3)
+    matrix[3] = 0
+    return matrix
+
+
+def bin_weights(n_bins):
+    return np.random.default_rng(1).uniform(-1, 2, n_bins)
+
+
+def check(x, y, stft, terms, item_weights=None, **options):
+    """Value and both gradients against the reference."""
+    weights = np.ones(len(x)) if item_weights is None else np.array(item_weights)
+    values, grads = ts.value_and_grad(x, y, wrt="both", stft=stft, terms=terms, item_weights=item_weights,
+                                      reduction="none", **options)  # fmt: skip
+    assert is_on_lanes()
+    expected = ts.reference.value_and_grad(x, y, stft, tuple(terms), **options)
+    tolerance = TOLERANCE[x.dtype.type]
+    assert values == pytest.approx(weights * expected[0], rel=tolerance, abs=1e-30)
+    for grad, right in zip(grads, expected[1:], strict=True):
+        assert np.isfinite(grad).all()
+        for item in range(len(x)):
+            assert error(grad[item], weights[item] * right[item]) < tolerance, item
+
+
+@pytest.mark.parametrize("stft", STFTS, ids=str)
+def test_pitch_and_level(stft):
+    for dtype in dtypes():
+        # With seed 1, a float32 difference of Transport falls on the other side of its kink.
+        x, y = signals(15, 3, 700, dtype=dtype)
+        check(x, y, stft, PITCH, item_weights=[1.0, -2.0, 0.5])
+
+
+@pytest.mark.parametrize("stft", STFTS, ids=str)
+def test_weighted_bins_of_a_mixture(stft):
+    x, y = signals(2, 3, 700)
+    y[1] *= 1e-3
+    check(x, y, stft, MIXED, item_weights=[1.0, -2.0, 0.5], bin_weights=bin_weights(stft.n_bins))
+
+
+@pytest.mark.parametrize("stft", STFTS, ids=str)
+def test_bands(stft):
+    for dtype in dtypes():
+        x, y = signals(3, 3, 700, dtype=dtype)
+        options = dict(bands=bands(stft.n_bins))
+        check(x, y, stft, PITCH, **options)
+        check(x, y, stft, PITCH, bin_weights=bin_weights(stft.n_bins), **options)
+
+
+def test_bands_of_a_mixture_by_bluesteins_way():
+    stft = ts.STFT(67, 20)
+    x, y = signals(4, 3, 300)
+    x[2], y[0] = 0, 0
+    check(x, y, stft, MIXED, bands=bands(stft.n_bins), bin_weights=bin_weights(stft.n_bins))
+
+
+@pytest.mark.parametrize("stft", STFTS, ids=str)
+def test_terms_on_spectra(stft):
+    for dtype in dtypes():
+        x, y = signals(16, 3, 700, dtype=dtype)
+        y[1] *= dtype(1e-3)
+        check(x, y, stft, PHASE, bin_weights=bin_weights(stft.n_bins), item_weights=[1.0, -2.0, 0.5])
+
+
+@pytest.mark.parametrize("terms", [PHASE, [ts.Magnitude(p=1), ts.LogMagnitude(eps=0.1)]], ids=["phase", "magnitude"])
+def test_what_moves_silence(terms):
+    """Complex does, and so does the target's direction on request: of x alone, and where X is 0, nowhere else."""
+    for dtype in dtypes():
+        x, y = signals(17, 4, 400, dtype=dtype)
+        x[0], y[1] = 0, 0
+        x[2, 100:300], y[2, 200:350] = 0, 0
+        x[3], y[3] = 0, 0
+        options = dict(bin_weights=bin_weights(33), zero_phase="target")
+        check(x, y, STFTS[0], terms, **options)
+        value, grad = ts.value_and_grad(x, ts.Target.from_signal(y), stft=STFTS[0], terms=terms, **options)
+        assert is_on_lanes()
+        expected = ts.reference.value_and_grad(x, y, STFTS[0], tuple(terms), **options)
+        assert value == pytest.approx(expected[0].sum(), rel=TOLERANCE[dtype])
+        assert error(grad, expected[1]) < TOLERANCE[dtype]
+        assert np.abs(expected[1][0]).max() > 0
+    check(x, y, STFTS[0], PHASE)
+
+
+def test_the_targets_direction_of_bands():
+    x, y = signals(18, 2, 400)
+    x[0] = 0
+    check(x, y, STFTS[0], [ts.Magnitude(p=1), ts.LogMagnitude(eps=0.1)], bands=bands(33), zero_phase="target")
+
+
+LENGTHS = (400, 123, 64, 20_000, 251, 9_000)
+
+
+@pytest.mark.parametrize("terms", [PITCH, PHASE, [ts.Magnitude()]], ids=["pitch", "phase", "magnitude"])
+@pytest.mark.parametrize("stft", [*STFTS[:2], ts.STFT(64, 15, pad_end=True), ts.STFT(64, 100, center=True)], ids=str)
+def test_items_are_cut_to_their_lengths(stft, terms):
+    """Short items have segments without frames, and whatever lies in memory and beyond an item does not count."""
+    x, y = signals(19, len(LENGTHS), max(LENGTHS))
+    for item, length in enumerate(LENGTHS):
+        x[item, length:], y[item, length:] = np.nan, np.nan
+    options = dict(stft=stft, terms=terms, lengths=LENGTHS, reduction="none", check_finite=False)
+    values, grads = ts.value_and_grad(x, y, wrt="both", **options)
+    assert is_on_lanes()
+    engine = next(reversed(functional._recent.values())).engine
+    engine.halo.fill(np.nan)
+    engine.edge.fill(np.nan)
+    again, again_grads = ts.value_and_grad(x, y, wrt="both", **options)
+    assert np.array_equal(again, values)
+    assert np.array_equal(again_grads, grads)
+    target = ts.Target.from_signal(y, check_finite=False)
+    fixed, fixed_grad = ts.value_and_grad(x, target, **options)
+    assert is_on_lanes()
+    for item, length in enumerate(LENGTHS):
+        expected = ts.reference.value_and_grad(x[item, :length], y[item, :length], stft, tuple(terms))
+        assert values[item] == pytest.approx(expected[0], rel=1e-12)
+        assert fixed[item] == pytest.approx(expected[0], rel=1e-12)
+        for grad, wanted in zip((*grads, fixed_grad), (*expected[1:], expected[1]), strict=True):
+            assert error(grad[item, :length], wanted) < 1e-12, item
+            assert not grad[item, length:].any()
+
+
+@pytest.mark.parametrize("banded", [False, True])
+def test_finite_differences(banded):
+    x, y, d = signals(5, 2, 300, count=3)
+    stft = STFTS[1]
+    options = dict(stft=stft, terms=PITCH, bands=bands(stft.n_bins) if banded else None,
+                   bin_weights=bin_weights(stft.n_bins), item_weights=[2.0, -1.0])  # fmt: skip
+    _, (grad_x, grad_y) = ts.value_and_grad(x, y, wrt="both", **options)
+    along_x = directional(lambda t: ts.spectral_loss(x + t * d, y, **options), 1e-5)
+    along_y = directional(lambda t: ts.spectral_loss(x, y + t * d, **options), 1e-5)
+    assert is_on_lanes()
+    assert np.sum(grad_x * d) == pytest.approx(along_x, rel=1e-7)
+    assert np.sum(grad_y * d) == pytest.approx(along_y, rel=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["signal", "(K,)", "(B, K, F)"])
+def test_fixed_target(kind):
+    """An odd number of frames, too: the last step of a segment has one instead of two."""
+    stft = STFTS[1]
+    x, y = signals(6, 3, 500)
+    magnitudes = np.abs(ts.reference.stft(y, stft))
+    magnitudes = magnitudes[0, :, 3] if kind == "(K,)" else magnitudes
+    full = magnitudes[:, None] if kind == "(K,)" else magnitudes
+    target = ts.Target.from_signal(y) if kind == "signal" else ts.Target.from_magnitudes(magnitudes)
+    options = dict(bands=bands(stft.n_bins), bin_weights=bin_weights(stft.n_bins))
+    values, grad = ts.value_and_grad(x, target, stft=stft, terms=MIXED, reduction="none", **options)
+    assert is_on_lanes()
+    expected = ts.reference.value_and_grad(x, None, stft, tuple(MIXED), magnitudes=full, **options)
+    assert values == pytest.approx(expected[0], rel=1e-12)
+    assert error(grad, expected[1]) < 1e-12
+
+
+def test_silence():
+    """Silence in either or both signals, a silent stretch, a silent item in a batch, and a batch of extremes."""
+    for dtype in dtypes():
+        x, y = signals(7, 3, 400, dtype=dtype)
+        x[0], y[1] = 0, 0
+        x[2, 100:300] = 0
+        for a, b in ((x, y), (y, x), (0 * x, y), (x, 0 * y), (0 * x, 0 * y)):
+            check(a, b, STFTS[0], PITCH)
+        for scale_x in (1e-20, 1e-12, 1e18):
+            for scale_y in (0, 1e-20, 1, 1e18):
+                scales = dtype(scale_x), dtype(scale_y)
+                value, grads = ts.value_and_grad(x * scales[0], y * scales[1], wrt="both", stft=STFTS[0],
+                                                 terms=PITCH)  # fmt: skip
+                assert np.isfinite(value) and np.isfinite(grads).all(), scales
+
+
+@pytest.mark.parametrize("level", [1e-6, 1e-3, 1e5])
+def test_one_signal_is_quieter_by_far(level):
+    """Transport's gradient is the steeper the quieter the signal: neither spoils the other in their one transform."""
+    for dtype in dtypes():
+        x, y = signals(8, 2, 400, dtype=dtype)
+        check(x, y * dtype(level), STFTS[1], PITCH[:1])
+
+
+def test_equal_frames_are_at_distance_zero():
+    for dtype in dtypes():
+        x, y = signals(9, 2, 400, dtype=dtype)
+        y[0] = x[0]
+        for options in (dict(terms=PITCH), dict(terms=PITCH, bands=bands(STFTS[1].n_bins)), dict(terms=PHASE)):
+            values, grads = ts.value_and_grad(x, y, wrt="both", stft=STFTS[1], reduction="none", **options)
+            assert is_on_lanes()
+            assert values[0] == 0 < values[1]
+            assert not grads[0][0].any() and not grads[1][0].any()
+            assert grads[0][1].any() and grads[1][1].any()
+
+
+def test_the_first_of_equal_largest_bins_moves_the_floor():
+    """Half an impulse half a frame after a whole one: the even bins are 1.5 and the odd ones 0.5, exactly."""
+    stft = ts.STFT(64, 64, window="boxcar")
+    x = np.zeros((1, 64 * 5))
+    x[:, ::64], x[:, 32::64] = 1, 0.5
+    magnitudes = np.random.default_rng(10).uniform(0, 1, 33)
+    value, grad = ts.value_and_grad(x, ts.Target.from_magnitudes(magnitudes), stft=stft, terms=PITCH)
+    assert is_on_lanes()
+    expected = ts.reference.value_and_grad(x, None, stft, tuple(PITCH), magnitudes=magnitudes[:, None])
+    assert value == pytest.approx(expected[0], rel=1e-12)
+    assert error(grad, expected[1]) < 1e-12
+
+
+def test_same_bits():
+    """Long enough for several segments of several runs."""
+    x, y = signals(11, 3, 20_000, dtype=np.float32)
+    options = dict(wrt="both", stft=STFTS[0], terms=PITCH, bands=bands(33), reduction="none")
+    values, grads = ts.value_and_grad(x, y, **options)
+    assert is_on_lanes()
+    for _ in range(3):
+        again, again_grads = ts.value_and_grad(x.copy(), y.copy(), **options)
+        assert np.array_equal(again, values)
+        assert np.array_equal(again_grads, grads)
+
+
+def test_several_resolutions_of_fields_on_a_tape():
+    x, y = signals(12, 1, 400)
+    X, Y = field(x[0]), field(y[0])
+    every = [bands(stft.n_bins) for stft in STFTS[:2]]
+    loss = ts.SpectralLoss(X, Y, STFTS[:2], PITCH, bands=every, stft_weights=[1.0, -2.0])
+    with ti.ad.Tape(loss.value):
+        loss.compute()
+    assert all(isinstance(engine, LanesEngine) for engine in loss._engine.engines)
+    expected = np.zeros(3, dtype=object)
+    for stft, weight, matrix in zip(STFTS[:2], (1, -2), every, strict=True):
+        parts = ts.reference.value_and_grad(x[0], y[0], stft, tuple(PITCH), bands=matrix)
+        expected += np.array([weight * part for part in parts], dtype=object)
+    assert loss.value[None] == pytest.approx(expected[0], rel=1e-12)
+    assert error(X.grad.to_numpy(), expected[1]) < 1e-12
+    assert error(Y.grad.to_numpy(), expected[2]) < 1e-12
