@@ -5,7 +5,7 @@ Terms compare quantities: magnitudes |X|, powers |X|² (of bins, or of bands: `m
 forward     S[b, j] = Σ_f Σ_k s_j(A, R)                        j: one column a `BinTerm`, `Complex` or `Transport`,
             value_t = g_t(S)                                   several for a `SumsTerm`, where g is not S itself
             total   = Σ_t weight[b, t] · value_t
-backward    c[b, j] = weight[b, t] · ∂g_t/∂S[b, j]             found by the forward pass: `finish`
+backward    c[b, j] = weight[b, t] · ∂g_t/∂S[b, j]             found by the forward pass: `finish_function`
             ∂A      = upstream[b] Σ_j c[b, j] ∂s_j/∂A          `slopes`
 """
 
@@ -177,30 +177,43 @@ def summation(values: Any, parts: Parts, dtype: Any) -> Any:
 
 
 @cache
-def finish_kernel(terms: tuple[Term, ...], dtype: Any) -> Any:
-    """The kernel from the sums of an item to its values, its total, and the coefficients of the backward pass."""
-    Array = ti.types.ndarray()
+def finish_function(terms: tuple[Term, ...], dtype: Any) -> Any:
+    """The `ti.func` from the sums of item b to its values, its total, and the coefficients of the backward pass."""
     columns = columns_of(terms)
 
-    @ti.kernel
-    def finish(sums: Array, weights: Array, coefficients: Array, values: Array, total: Array):
+    @ti.func
+    def finish(sums: ti.template(), weights: ti.template(), coefficients: ti.template(), values: ti.template(),
+               total: ti.template(), b):  # fmt: skip
         """values[b, t] ← weight · g_t(S),  total[b] ← Σ_t values,  coefficients[b, j] ← weight · ∂g_t/∂S_j."""
-        for b in range(sums.shape[0]):
-            item = ti.cast(0, dtype)
-            for t in ti.static(range(len(terms))):
-                if ti.static(isinstance(terms[t], SumsTerm)):
-                    S = ti.Vector([sums[b, j] for j in ti.static(range(columns[t], columns[t + 1]))])
-                    value, slopes = terms[t].combine(S, dtype)
-                    values[b, t] = weights[b, t] * value
-                    for j in ti.static(range(columns[t], columns[t + 1])):
-                        coefficients[b, j] = weights[b, t] * slopes[j - columns[t]]
-                else:
-                    values[b, t] = weights[b, t] * sums[b, columns[t]]
-                    coefficients[b, columns[t]] = weights[b, t]
-                item += values[b, t]
-            total[b] = item
+        item = ti.cast(0, dtype)
+        for t in ti.static(range(len(terms))):
+            if ti.static(isinstance(terms[t], SumsTerm)):
+                S = ti.Vector([sums[b, j] for j in ti.static(range(columns[t], columns[t + 1]))])
+                value, slopes = terms[t].combine(S, dtype)
+                values[b, t] = weights[b, t] * value
+                for j in ti.static(range(columns[t], columns[t + 1])):
+                    coefficients[b, j] = weights[b, t] * slopes[j - columns[t]]
+            else:
+                values[b, t] = weights[b, t] * sums[b, columns[t]]
+                coefficients[b, columns[t]] = weights[b, t]
+            item += values[b, t]
+        total[b] = item
 
     return finish
+
+
+@cache
+def finish_kernel(terms: tuple[Term, ...], dtype: Any) -> Any:
+    """The same as a kernel of its own, for all items."""
+    Array = ti.types.ndarray()
+    finish = finish_function(terms, dtype)
+
+    @ti.kernel
+    def finish_all(sums: Array, weights: Array, coefficients: Array, values: Array, total: Array):
+        for b in range(sums.shape[0]):
+            finish(sums, weights, coefficients, values, total, b)
+
+    return finish_all
 
 
 @cache

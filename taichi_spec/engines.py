@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import upload
+from taichi_spec.bins import columns_of
 from taichi_spec.checks import check_choice
 from taichi_spec.direct import DirectDFT
 from taichi_spec.fft import blocks
@@ -190,7 +191,7 @@ def _fused_engine(
         return LanesEngine(*sizes, analysed, bands, weights, options.zero_phase == "target", options.items.lengths)
     if options.is_on_bins:
         magnitudes = None if analysed is None else upload(analysed, dtype)
-        if blocks.supports(stft, dtype, batch, n_samples, magnitudes):
+        if blocks.supports(stft, dtype, batch, n_samples, magnitudes, columns_of(options.terms)[-1]):
             return blocks.BlocksEngine(*sizes, magnitudes)
     return None
 

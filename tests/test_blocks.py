@@ -244,5 +244,6 @@ def test_what_is_left_to_the_other_engine():
     assert not blocks.supports(ts.STFT(1000), ti.f32, 1, 5000)
     assert not blocks.supports(ts.STFT(32), ti.f32, 1, 5000)
     assert not blocks.supports(ts.STFT(8192), ti.f32, 1, 10_000)
+    assert not blocks.supports(ts.STFT(1024), ti.f32, 1, 5000, sums=17)
     assert not blocks.supports(ts.STFT(1024, 2**31), ti.f32, 1, 5000)
     assert blocks.supports(ts.STFT(1024, 1), ti.f32, 1, 2**24)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from taichi.lang.impl import expr_init as hold  # evaluates an expression here, once, and gives it a name
 
 from taichi_spec.arrays import itemsize, new_array, new_vectors, upload
-from taichi_spec.bins import Parts, part_distance
+from taichi_spec.bins import Parts, finish_function, part_distance
 from taichi_spec.fft.fused import BinEngine
 from taichi_spec.framing import annotation
 from taichi_spec.launch import Launch
@@ -208,20 +208,29 @@ def dft(values, pairs, dtype):
 
 @cache
 def fused_kernel(
-    layout: Layout, dtype: Any, parts: Parts, is_field: bool, fixed: bool, gradient: bool, edges: str
+    layout: Layout,
+    dtype: Any,
+    terms: tuple[Term, ...],
+    parts: Parts,
+    is_field: bool,
+    fixed: bool,
+    gradient: bool,
+    edges: str,
 ) -> Any:
     """The fused pass as one kernel.
 
     Args:
         layout: how a frame lies on threads.
         dtype: ti.f32 or ti.f64.
-        parts: what is summed over the bins, and in which column.
+        terms: what the loss is made of, for the functions of the sums.
+        parts: what is summed over the bins in this pass, and in which column.
         is_field: whether the signals are fields or ndarrays; the gradients are ndarrays (B, T).
         fixed: whether y is not a signal but magnitudes in a flat array; two frames of x share a transform then.
         gradient: whether to make the gradients too.
         edges: "reflect", "constant" or "none".
     """
     distance, C = part_distance(parts, dtype), len(parts)
+    finish = finish_function(terms, dtype)
     N, H, R, T = layout.n_fft, layout.hop, layout.points, layout.threads
     TEAMS, BLOCK, CELLS, OVERLAP = layout.teams, layout.block, layout.cells, layout.overlap
     RADICES, STRIDES, OFFSETS = layout.radices, layout.strides, layout.offsets
@@ -241,7 +250,7 @@ def fused_kernel(
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(R, -(-H // T))  # registers of which some are finished with their frame
     HALF = R // 2
-    PAIRS = max(1, 4 // C)  # of bins at work at once, while other pairs' numbers are on their way
+    PAIRS = 4 if C == 1 else 1  # of bins at work at once, while other pairs' numbers are on their way
     NEAR = SECTOR[dtype]
     CUDA = layout.cuda
     WARP = CUDA and T <= 32  # a team lies within a warp
@@ -557,10 +566,10 @@ def fused_kernel(
 
     @ti.kernel
     def fused(x: Signal, y: Values if fixed else Signal, gx: Matrix, gy: Matrix, table: Values, halo: Pairs,
-              edge: Matrix, partial: Values, sums: Matrix, coefficients: Matrix, batch: ti.i32, n_samples: ti.i32,
-              n_frames: ti.i32, n_runs: ti.i32, n_steps: ti.i32, item_stride: ti.i32, frame_stride: ti.i32,
-              ways: ti.i32, none: ti.i32):  # fmt: skip
-        """Sums of each item and gradients. ways: 2 with gradients, else 1; none: 0, which the compiler is not to know."""
+              edge: Matrix, partial: Values, sums: Matrix, weights: Matrix, coefficients: Matrix, values: Matrix,
+              total: Values, batch: ti.i32, n_samples: ti.i32, n_frames: ti.i32, n_runs: ti.i32, n_steps: ti.i32,
+              item_stride: ti.i32, frame_stride: ti.i32, ways: ti.i32, none: ti.i32):  # fmt: skip
+        """Sums and totals, and gradients. ways: 2 with gradients, else 1; none: 0, which the compiler is not to know."""
         # 1. every run of frames, by one team. The bounds of all loops are constants: others take a launch to find out.
         ti.loop_config(block_dim=BLOCK)
         for i in range(GRID * T):
@@ -582,7 +591,7 @@ def fused_kernel(
                 c = run - b * runs
                 row = ti.min(b, items - 1)  # teams of the last block may have no item: they read, but write nothing
                 factors = [coefficients[row, ti.static(parts[j][0])] for j in ti.static(range(C))]
-                total = [ti.cast(0, dtype) for _ in ti.static(range(C))]
+                found = [ti.cast(0, dtype) for _ in ti.static(range(C))]
                 wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES) if REGISTERS else 0))]
                 if ti.static(gradient and not REGISTERS):
                     n = t
@@ -620,30 +629,29 @@ def fused_kernel(
                                 ahead[0] = touch_signals(x, y, row, t, start, length)
                             balance(re, im, sm, team, t, scale)
                         else:
-                            found = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale,
-                                             factors, zero)  # fmt: skip
+                            more = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale,
+                                            factors, zero)  # fmt: skip
                             for j in ti.static(range(C)):
-                                total[j] += ti.select(live, found[j], ti.cast(0, dtype))
+                                found[j] += ti.select(live, more[j], ti.cast(0, dtype))
                         flip = way * ti.static(BACK * TURN)
                         done = ti.static(transform(re, im, sm, team + flip, team + (TURN - flip), t, table, zero))
                         for m in ti.static(range(R)):
                             re[m] = done[m][0]
                             im[m] = done[m][1]
                     if ti.static(not gradient):
-                        found = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale,
-                                         factors, zero)  # fmt: skip
+                        more = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale,
+                                        factors, zero)  # fmt: skip
                         for j in ti.static(range(C)):
-                            total[j] += ti.select(live, found[j], ti.cast(0, dtype))
+                            found[j] += ti.select(live, more[j], ti.cast(0, dtype))
                     else:
                         write_frames(re, im, gx, gy, table, wait, scale, sm, team, t, edge, b, start, length, inside,
                                      items, zero)  # fmt: skip
                 if ti.static(gradient and OVERLAP > 0):
                     leave_tail(halo, wait, sm, team, t, run, b, items)
-                for j in ti.static(range(C)):
-                    add_team(total[j], partial, run * C + j, sm, team + j * zero, t, b < items, zero)
+                add_team(found, partial, run * C, sm, team, t, b < items, zero)
                 sync()
                 first_run += GRID
-        # 2. the sums of each item, by one block; what runs left over, onto where the next runs wrote, by the others
+        # 2. the sums and the total of each item, by one block; by the others, what runs left over onto what the next wrote
         ti.loop_config(block_dim=128)
         for i in range((128 + GRID if gradient else 128) * 128):
             shared = ti.simt.block.SharedArray((128 * C,), dtype)
@@ -653,6 +661,8 @@ def fused_kernel(
                 while b < batch:
                     for j in ti.static(range(C)):
                         add_runs(partial, sums, shared, b, j, n_runs, t)
+                    if t == 0:
+                        finish(sums, weights, coefficients, values, total, b)
                     b += 128
             elif ti.static(gradient):
                 seam = b - 128
@@ -722,22 +732,28 @@ def fused_kernel(
             n += T
 
     @ti.func
-    def add_team(value: ti.template(), partial: ti.template(), at: ti.template(), sm: ti.template(),
+    def add_team(values: ti.template(), partial: ti.template(), first: ti.template(), sm: ti.template(),
                  team: ti.template(), t: ti.template(), writes: ti.template(), zero: ti.template()):  # fmt: skip
-        """partial[at] ← the sum of a team's values, its threads always added in the same order."""
+        """partial[first + j] ← the sum of a team's j-th values, its threads always added in the same order."""
         sync()
-        store(sm, team + t, value, value)
+        for j in ti.static(range(C)):
+            store(sm, team + t + ti.static(T * j), values[j], values[j])
         s = T // 2 + zero  # + 0, as in load_frames
         while s > 0:
             sync()
             if t < s:
-                ours, unused = fetch(sm, team + t)
-                theirs, _ = fetch(sm, team + t + s)
-                store(sm, team + t, ours + theirs, unused)
+                for j in range(C + zero):
+                    at = team + t + T * j
+                    ours, unused = fetch(sm, at)
+                    theirs, _ = fetch(sm, at + s)
+                    store(sm, at, ours + theirs, unused)
             s = s >> 1
-        if t == 0 and writes:
-            whole, unused = fetch(sm, team)
-            partial[at] = whole
+        sync()
+        j = t
+        while j < C and writes:
+            whole, _ = fetch(sm, team + T * j)
+            partial[first + j] = whole
+            j += T
 
     @ti.func
     def add_runs(partial: ti.template(), sums: ti.template(), shared: ti.template(), b, j: ti.template(), runs, t):
@@ -1078,10 +1094,10 @@ class Sizes:
         return Sizes(frames, steps, -(-frames // (steps * pack)))
 
 
-def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, fixed: Any = None) -> bool:
+def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, fixed: Any = None, sums: int = 1) -> bool:
     """Whether `BlocksEngine` can do signals of this size on this device, and no index leaves its range."""
     layout = choose(stft.n_fft, stft.hop_length, dtype, arch_name())
-    if layout is None or stft.pad_end or (dtype == ti.f64 and not layout.cuda):
+    if layout is None or sums > layout.points or stft.pad_end or (dtype == ti.f64 and not layout.cuda):
         return False
     pack = 1 if fixed is None else 2
     sizes = Sizes.of(stft, batch, n_samples, pack)
@@ -1128,17 +1144,18 @@ class BlocksEngine(BinEngine):
         """As `FusedEngine` says: what takes four fifths of the time to compile, and changes nothing."""
         return "advanced_optimization"
 
-    def _pass(self, grad_x: Any, grad_y: Any, parts: Parts) -> Launch:
+    def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any) -> list[Launch]:
         backward = grad_x is not None
         unused = self.edge  # an array where the kernel writes none
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
         sizes = self.sizes
         arguments = (
             "x", self.goal if self.fixed else "y", *gradients, self.table, self.halo, self.edge, self.partial, self.sums,
-            self.coefficients, self.batch, self.n_samples, sizes.frames, sizes.runs, sizes.steps, *self.strides,
-            1 + backward, 0)  # fmt: skip
-        kernel = fused_kernel(self.layout, self.dtype, parts, self.is_field, self.fixed, backward, self.edges)
-        return Launch(kernel, arguments, self.is_field)
+            self.weights, self.coefficients, self.values, total, self.batch, self.n_samples, sizes.frames, sizes.runs,
+            sizes.steps, *self.strides, 1 + backward, 0)  # fmt: skip
+        kernel = fused_kernel(
+            self.layout, self.dtype, self.terms, parts, self.is_field, self.fixed, backward, self.edges)  # fmt: skip
+        return [Launch(kernel, arguments, self.is_field)]
 
 
 @ti.kernel

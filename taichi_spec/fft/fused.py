@@ -85,9 +85,9 @@ class FusedEngine(ABC):
 class BinEngine(FusedEngine):
     """A fused engine for terms that are sums over bins and frames, or functions of such sums.
 
-        S[b, j]   = Σ_f Σ_k s_j(|X|, |Y|)                      by a pass, `_pass`
-        L[b]      = Σ_t weight[b, t] · g_t(S)                  `finish`: a few numbers an item
-        c[b, j]   = weight[b, t] · ∂g_t/∂S_j                   `finish`
+        S[b, j]   = Σ_f Σ_k s_j(|X|, |Y|)                      by a pass, `_evaluation`
+        L[b]      = Σ_t weight[b, t] · g_t(S)                  `finish_function`: a few numbers
+        c[b, j]   = weight[b, t] · ∂g_t/∂S_j                   the same
         ∂L/∂|X|   = Σ_j c[b, j] ∂s_j/∂|X|                      by the same pass that makes S, if c is known before it
 
     Where g_t is S itself, c is the weight. The c of a `SumsTerm` needs its sums first: a pass of the value alone, with
@@ -102,7 +102,7 @@ class BinEngine(FusedEngine):
     def __init__(self, dtype: Any, is_field: bool, batch: int, n_samples: int, terms: tuple[Term, ...],
                  weights: NDArray[np.float64], fixed: bool) -> None:  # fmt: skip
         super().__init__(dtype, is_field, batch, n_samples, fixed)
-        terms = unweighted(terms)
+        self.terms = terms = unweighted(terms)
         self.parts = parts_of(terms)
         self.first_parts = parts_of(terms, SumsTerm)
         self.sums, self.coefficients = (new_array(dtype, (batch, columns_of(terms)[-1])) for _ in range(2))
@@ -115,10 +115,10 @@ class BinEngine(FusedEngine):
 
     def launches(self, total: Any, grad_x: Any, grad_y: Any) -> list[Launch]:
         """As `FusedEngine` says."""
-        launches = []
+        launches = self._evaluation(grad_x, grad_y, self.parts, total)
         if grad_x is not None and self.first_parts:
-            launches += [self._pass(None, None, self.first_parts), self._finish(self._total)]
-        return [*launches, self._pass(grad_x, grad_y, self.parts), self._finish(total)]
+            return [*self._evaluation(None, None, self.first_parts, self._total), *launches]
+        return launches
 
     def shares(self) -> NDArray[Any]:
         """As `FusedEngine` says."""
@@ -126,11 +126,12 @@ class BinEngine(FusedEngine):
         return shares
 
     def _finish(self, total: Any) -> Launch:
+        """total, self.values and self.coefficients ← those of self.sums."""
         return Launch(self.finish_kernel, (self.sums, self.weights, self.coefficients, self.values, total))
 
     @abstractmethod
-    def _pass(self, grad_x: Any, grad_y: Any, parts: Parts) -> Launch:
-        """self.sums[b, column] ← those of `parts` and, unless grad_x is None, the gradients by self.coefficients."""
+    def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any) -> list[Launch]:
+        """self.sums[b, column] ← those of `parts`; unless grad_x is None, the gradients by self.coefficients; finish."""
 
 
 @cache

@@ -809,7 +809,7 @@ class LanesEngine(BinEngine):
         """As `FusedEngine` says: what takes half of the first call, and changes nothing."""
         return "cfg_optimization"
 
-    def _pass(self, grad_x: Any, grad_y: Any, parts: Parts) -> Launch:
+    def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any) -> list[Launch]:
         backward = grad_x is not None
         radices = tuple(sorted(set(self.plan.radices)))
         if set(radices) <= {4, 8}:
@@ -823,4 +823,4 @@ class LanesEngine(BinEngine):
             self.twiddles, self.chirp, self.response, self.gains, self.entries, self.bands, self.loops, self.pairs,
             self.seats, self.work, self.halo, self.edge, self.shares_of_segments, self.taken, self.sizes,
             self.layout.slots)  # fmt: skip
-        return Launch(kernel, arguments, self.is_field)
+        return [Launch(kernel, arguments, self.is_field), self._finish(total)]
