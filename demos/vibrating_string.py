@@ -32,7 +32,7 @@ DENSITY = 1.2e-3  # kg/m, a wound G string
 PLUCK, PICKUP = 0.21, 0.14  # of the length
 INTERVALS = 50  # of the string, LENGTH / INTERVALS long; its highest mode is at 8 kHz
 FIRST, LAST = 1, INTERVALS + 1  # the points that do not move; one more on each side holds zeros
-STEPS = 260
+STEPS = 180
 
 NAMES = ("tension", "stiffness", "damping", "treble damping")
 UNITS = ("N", "N m²", "1/s", "m²/s")

@@ -10,8 +10,11 @@ does its small DFTs in registers, and scatters the results through shared memory
 register m. The way back is the same code with real and imaginary parts exchanged: a loop runs one body twice. Between the
 two, the bins meet their mirrors in shared memory, in a loop over pairs of them.
 
-On CUDA a thread's program has to stay below some 1,900 LLVM instructions, or LLVM no longer inlines it into the kernel, and
+On CUDA a thread's program has to stay below some 3,200 LLVM instructions, or LLVM no longer inlines it into the kernel, and
 every access to memory becomes twice as long: hence the loops whose bounds have a `zero` that the compiler cannot see.
+
+What limits the pass on an H200 is shared memory (two thirds of its bandwidth) and latency, with three warps at work for
+each scheduler: hence tables in shared memory, mirrors without bank conflicts, and samples that are asked for in time.
 
 Functions without a decorator run while Taichi traces the kernel: they take and return Python lists of Taichi values,
 one per register. Taichi then has values to name instead of variables to track, and compiles several times faster.
@@ -1052,7 +1055,7 @@ def choose(n_fft: int, hop: int, dtype: Any, arch: str) -> Layout | None:
     """The layout for a power of two from 64 on, or None where a block has too little shared memory for it."""
     if n_fft < 64 or n_fft & (n_fft - 1) or arch not in SHARED_BYTES:
         return None
-    points = min(16, n_fft // 8)  # more of them fit CUDA's registers and are faster, but take 14 s to compile
+    points = min(16, n_fft // 8)  # with 32 the program would be too long, see above
     threads = n_fft // points
     in_registers = hop < n_fft and hop % threads == 0
     cuda, least = arch == "cuda", max(32, threads)  # no block is smaller than a warp
