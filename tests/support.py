@@ -4,6 +4,7 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import scipy.signal
 import taichi as ti
 
@@ -44,6 +45,34 @@ def scipys_stft(x, stft):
     starts = np.arange(slices.shape[1]) * stft.hop_length - stft.n_fft // 2
     inside = (starts >= 0) & (starts + stft.n_fft <= len(x))
     return slices[:, inside], starts[inside][0]
+
+
+def assert_items_agree(result, expected, weights, tolerance, gradients_tolerance):
+    """Values and gradients of the items of a batch are the reference's times the items' weights."""
+    (values, grads), (right_values, *right_grads) = result, expected
+    assert values == pytest.approx(weights * right_values, rel=tolerance, abs=1e-30)
+    for grad, right in zip(grads, right_grads, strict=True):
+        assert np.isfinite(grad).all()
+        for item, weight in enumerate(weights):
+            assert error(grad[item], weight * right[item]) < gradients_tolerance, item
+
+
+def check_silence(check, stft, terms, seed):
+    """Silence in either or both signals, a silent stretch, a silent item in a batch, and a batch of extremes.
+
+    check: compares value and gradients of two signals with the reference's.
+    """
+    for dtype in dtypes():
+        x, y = signals(seed, 3, 400, dtype=dtype)
+        x[0], y[1] = 0, 0
+        x[2, 100:300] = 0
+        for a, b in ((x, y), (y, x), (0 * x, y), (x, 0 * y), (0 * x, 0 * y)):
+            check(a, b, stft, terms)
+        for scale_x in (1e-20, 1e-12, 1e18):
+            for scale_y in (0, 1e-20, 1, 1e18):
+                scales = dtype(scale_x), dtype(scale_y)
+                value, grads = ts.value_and_grad(x * scales[0], y * scales[1], wrt="both", stft=stft, terms=terms)
+                assert np.isfinite(value) and np.isfinite(grads).all(), scales
 
 
 def field(values, needs_grad=True):

@@ -512,12 +512,12 @@ def fused_kernel(
                     store(sm, base + pad(group + k * stride), *done[b][k])
             sync()
             # Taichi takes shared memory for the thread's own and would reuse what it read a pass before: hence zero.
-            values = own(sm, buffer + p * zero, t, range(R))
+            values = own(sm, buffer + p * zero, t)
 
-    def own(sm, team, t, registers):
+    def own(sm, team, t):
         """This thread's cells: points t + T m."""
         base = known(team + padded(t))
-        return [fetch(sm, base + pad(m * T)) for m in registers]
+        return [fetch(sm, base + pad(m * T)) for m in range(R)]
 
     def tiny():
         """So little that it only keeps 1 / sqrt finite: 1e-36 in float32, 1e-288 in float64."""
@@ -850,7 +850,7 @@ def fused_kernel(
                 even, odd = constants(sm, table, t + (WINDOW + T * (m >> 1)), RESIDENT > WINDOW)
                 w = ti.select(m & 1, odd, even)
                 store(sm, team + padded(n), w * first, w * second)
-            cells = ti.static(own(sm, team, t, range(R)))
+            cells = ti.static(own(sm, team, t))
             for m in ti.static(range(R)):
                 re[m] = cells[m][0]
                 im[m] = cells[m][1]
