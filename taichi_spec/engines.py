@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import upload
-from taichi_spec.bins import columns_of
 from taichi_spec.checks import check_choice
 from taichi_spec.direct import DirectDFT
 from taichi_spec.fft import blocks
@@ -185,15 +184,17 @@ def _fused_engine(
 ) -> FusedEngine | None:
     """The engine that does all that is asked for in one pass, or None where there is none on this device."""
     stft, resolution = options.stft, options.resolution
-    sizes = stft, dtype, is_field, batch, n_samples, options.terms, options.term_weights(batch, n_samples)
-    if arch_name() == "cpu":
-        bands, weights = array_of(resolution.bands), array_of(resolution.bin_weights)
-        return LanesEngine(*sizes, analysed, bands, weights, options.zero_phase == "target", options.items.lengths)
-    if options.is_on_bins:
-        magnitudes = None if analysed is None else upload(analysed, dtype)
-        if blocks.supports(stft, dtype, batch, n_samples, magnitudes, columns_of(options.terms)[-1]):
-            return blocks.BlocksEngine(*sizes, magnitudes)
-    return None
+    terms, bands, bin_weights = options.terms, array_of(resolution.bands), array_of(resolution.bin_weights)
+    toward_target = options.zero_phase == "target"
+    Engine: Any = LanesEngine if arch_name() == "cpu" else blocks.BlocksEngine
+    if Engine is blocks.BlocksEngine and not blocks.supports(
+        stft, dtype, batch, n_samples, terms, analysed, bands, bin_weights, toward_target
+    ):
+        return None
+    made: FusedEngine = Engine(
+        stft, dtype, is_field, batch, n_samples, terms, options.term_weights(batch, n_samples), analysed, bands,
+        bin_weights, toward_target, options.items.lengths)  # fmt: skip
+    return made
 
 
 def choose_dft(engine: str, n_fft: int) -> Any:

@@ -239,11 +239,12 @@ def test_a_second_engine_of_the_same_sizes_compiles_nothing():
 
 
 def test_what_is_left_to_the_other_engine():
-    assert blocks.supports(ts.STFT(1024), ti.f32, 1, 2**30)
-    assert not blocks.supports(ts.STFT(1024), ti.f32, 2, 2**30)
-    assert not blocks.supports(ts.STFT(1000), ti.f32, 1, 5000)
-    assert not blocks.supports(ts.STFT(32), ti.f32, 1, 5000)
-    assert not blocks.supports(ts.STFT(8192), ti.f32, 1, 10_000)
-    assert not blocks.supports(ts.STFT(1024), ti.f32, 1, 5000, sums=17)
-    assert not blocks.supports(ts.STFT(1024, 2**31), ti.f32, 1, 5000)
-    assert blocks.supports(ts.STFT(1024, 1), ti.f32, 1, 2**24)
+    plain = (ts.Magnitude(),)
+    assert blocks.supports(ts.STFT(1024), ti.f32, 1, 2**30, plain)
+    assert not blocks.supports(ts.STFT(1024), ti.f32, 2, 2**30, plain)
+    assert not blocks.supports(ts.STFT(1000), ti.f32, 1, 5000, plain)
+    assert not blocks.supports(ts.STFT(32), ti.f32, 1, 5000, plain)
+    assert not blocks.supports(ts.STFT(8192), ti.f32, 1, 10_000, plain)
+    assert not blocks.supports(ts.STFT(1024), ti.f32, 1, 5000, (ts.Magnitude(),) * 17)
+    assert not blocks.supports(ts.STFT(1024, 2**31), ti.f32, 1, 5000, plain)
+    assert blocks.supports(ts.STFT(1024, 1), ti.f32, 1, 2**24, plain)

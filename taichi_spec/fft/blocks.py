@@ -24,6 +24,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import prod
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,11 @@ from numpy.typing import NDArray
 from taichi.lang.impl import expr_init as hold  # evaluates an expression here, once, and gives it a name
 
 from taichi_spec.arrays import itemsize, new_array, new_vectors, upload
-from taichi_spec.bins import Parts, finish_function, part_distance
+from taichi_spec.bins import Parts, columns_of, finish_function, part_distance
+from taichi_spec.fft.blocks_compare import BandLists, Room, by_stages
 from taichi_spec.fft.fused import BinEngine
-from taichi_spec.framing import annotation
+from taichi_spec.fft.stages import Stages, goal_of, stages_of
+from taichi_spec.framing import annotation, item_sizes
 from taichi_spec.launch import Launch
 from taichi_spec.precision import split
 from taichi_spec.runtime import arch_name
@@ -63,6 +66,7 @@ class Layout:
     cuda: bool = False
     resident: int = 0  # so many of the table's entries a block keeps in shared memory
     shuffles: bool = False  # whether threads of a warp compare their peaks without shared memory
+    room: Room | None = None  # what `blocks_compare` needs of shared memory, where it takes part
 
     @property
     def threads(self) -> int:
@@ -88,7 +92,13 @@ class Layout:
     def cells(self) -> int:
         """Shared memory of one team, in complex values."""
         waiting = 0 if self.in_registers else -(-self.overlap // self.threads) * self.threads
-        return self.buffers * self.buffer_cells + waiting + self.peak_cells
+        return self.frame_cells + waiting + self.peak_cells
+
+    @property
+    def frame_cells(self) -> int:
+        """Shared memory of a team for what is done to a frame, exchanges or stages, in complex values."""
+        exchanges = self.buffers * self.buffer_cells
+        return max(exchanges, self.room.cells) if self.room else exchanges
 
     @property
     def block_cells(self) -> int:
@@ -219,6 +229,9 @@ def fused_kernel(
     fixed: bool,
     gradient: bool,
     edges: str,
+    stages: Stages | None,
+    matrix: tuple[int, int],
+    cut: bool,
 ) -> Any:
     """The fused pass as one kernel.
 
@@ -231,6 +244,9 @@ def fused_kernel(
         fixed: whether y is not a signal but magnitudes in a flat array; two frames of x share a transform then.
         gradient: whether to make the gradients too.
         edges: "reflect", "constant" or "none".
+        stages: how the quantities are made that are summed, or None for whole bins, a bin at a time.
+        matrix: `BandLists.columns` and `size`.
+        cut: whether items have lengths of their own.
     """
     distance, C = part_distance(parts, dtype), len(parts)
     finish = finish_function(terms, dtype)
@@ -238,7 +254,7 @@ def fused_kernel(
     TEAMS, BLOCK, CELLS, OVERLAP = layout.teams, layout.block, layout.cells, layout.overlap
     RADICES, STRIDES, OFFSETS = layout.radices, layout.strides, layout.offsets
     BUFFER = layout.buffer_cells
-    CARRY = layout.buffers * BUFFER  # where the overlap begins in a team's shared memory
+    CARRY = layout.frame_cells  # where the overlap begins in a team's shared memory
     # Exchanges among threads take the buffers in turn: all of the way forward, the spectrum's, all of the way back.
     EXCHANGES = len(RADICES) - 1
     TURN = BUFFER if layout.buffers > 1 else 0  # from a buffer to the other
@@ -255,6 +271,9 @@ def fused_kernel(
     HALF = R // 2
     PAIRS = 4 if C == 1 else 1  # of bins at work at once, while other pairs' numbers are on their way
     NEAR = SECTOR[dtype]
+    # The last of a goal's numbers of which a thread may ask for one in time.
+    WIDTH = goal_width(layout.room.rows if layout.room else 0, N // 2 + 1, stages)
+    BY_STAGES = stages is not None
     CUDA = layout.cuda
     WARP = CUDA and T <= 32  # a team lies within a warp
     SHUFFLES, GROUP = layout.shuffles, layout.group
@@ -264,6 +283,7 @@ def fused_kernel(
     Pairs = ti.types.ndarray(dtype=pair, ndim=1)
     Values = ti.types.ndarray(dtype=dtype, ndim=1)
     Matrix = ti.types.ndarray(dtype=dtype, ndim=2)
+    Places, Lengths = (ti.types.ndarray(dtype=ti.i32, ndim=ndim) for ndim in (1, 2))
     Signal = annotation(is_field)
     Bits, BIAS, MANTISSA = (ti.i64, 1023, 52) if dtype == ti.f64 else (ti.i32, 127, 23)
     ENTRIES, WINDOW, RESIDENT = layout.entries, layout.offsets[-1], layout.resident
@@ -334,7 +354,7 @@ def fused_kernel(
         """The sample that stands at s, which may lie outside the signal; -1 for none."""
         if ti.static(edges == "reflect"):
             s = ti.select(s < 0, -s, s)
-            s = ti.select(s >= length, 2 * (length - 1) - s, s)
+            s = ti.select(s >= length and s < length + PAD, 2 * (length - 1) - s, s)
         return ti.select(s < length, s, -1)
 
     @ti.func
@@ -347,12 +367,19 @@ def fused_kernel(
         return q
 
     @ti.func
-    def put(gs: ti.template(), edge: ti.template(), b, p, length, values: ti.template()):
-        """Write gradients at position p of item b; reflected positions outside the signal go to `edge`."""
+    def put(gs: ti.template(), edge: ti.template(), b, p, length, whole, values: ti.template()):
+        """Write gradients at position p of item b; reflected positions outside the signal go to `edge`.
+
+        An item that is cut has no gradient from there on to its `whole` length.
+        """
         if 0 <= p < length:
             for s in ti.static(range(len(gs))):
                 gs[s][b, p] = values[s]
         else:
+            if ti.static(cut):  # noqa: SIM102  one is known when the kernel is compiled
+                if length <= p < whole:
+                    for s in ti.static(range(len(gs))):
+                        gs[s][b, p] = 0
             q = outside(p, length)
             if q >= 0:
                 for s in ti.static(range(len(gs))):
@@ -568,15 +595,17 @@ def fused_kernel(
         return value0, value1, da, db
 
     @ti.kernel
-    def fused(x: Signal, y: Values if fixed else Signal, gx: Matrix, gy: Matrix, table: Values, halo: Pairs,
-              edge: Matrix, partial: Values, sums: Matrix, weights: Matrix, coefficients: Matrix, values: Matrix,
-              total: Values, batch: ti.i32, n_samples: ti.i32, n_frames: ti.i32, n_runs: ti.i32, n_steps: ti.i32,
+    def fused(x: Signal, y: Values if fixed else Signal, gx: Matrix, gy: Matrix, table: Values, gains: Values,
+              places: Places, entries: Values, lengths: Lengths, halo: Pairs, edge: Matrix,
+              partial: Values, sums: Matrix, weights: Matrix, coefficients: Matrix, values: Matrix, total: Values,
+              batch: ti.i32, n_samples: ti.i32, n_frames: ti.i32, n_runs: ti.i32, n_steps: ti.i32,
               item_stride: ti.i32, frame_stride: ti.i32, ways: ti.i32, none: ti.i32):  # fmt: skip
         """Sums and totals, and gradients. ways: 2 with gradients, else 1; none: 0, which the compiler is not to know."""
         # 1. every run of frames, by one team. The bounds of all loops are constants: others take a launch to find out.
         ti.loop_config(block_dim=BLOCK)
         for i in range(GRID * T):
-            items, length, frames, runs, steps, zero = batch, n_samples, n_frames, n_runs, n_steps, none  # read once
+            items, whole, frames, runs, steps, zero = batch, n_samples, n_frames, n_runs, n_steps, none  # read once
+            length = whole
             sm = ti.simt.block.SharedArray((SHARED[0],), SHARED[1])
             t = ((i & ti.static(T - 1)) + zero) & 0x1FFFFFFF
             which = (i & ti.static(BLOCK - 1)) >> LOG_T
@@ -593,6 +622,8 @@ def fused_kernel(
                 b = ti.raw_div(run, runs)
                 c = run - b * runs
                 row = ti.min(b, items - 1)  # teams of the last block may have no item: they read, but write nothing
+                if ti.static(cut):
+                    length, frames = lengths[row, 0], lengths[row, 1]
                 factors = [coefficients[row, ti.static(parts[j][0])] for j in ti.static(range(C))]
                 found = [ti.cast(0, dtype) for _ in ti.static(range(C))]
                 wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES) if REGISTERS else 0))]
@@ -618,37 +649,33 @@ def fused_kernel(
                     if ti.static(fixed):
                         goals = rows(row, f, frames, item_stride, frame_stride)
                         for frame in ti.static(range(2)):
-                            k = ti.min(t * NEAR, N // 2)
+                            k = ti.min(t * NEAR, WIDTH - 1)
                             ahead[1 + frame] = ti.bit_cast(read(y, goals[frame] + k), Bits)
                     for way in range(ways):  # forward; then, with gradients, back
                         if way == 0:
                             if ti.static(fixed):
-                                load_frames(re, im, x, x, table, sm, team, t, b, f, frames, start, length, items, inside,
-                                            live, zero)  # fmt: skip
+                                load_frames(re, im, x, x, table, sm, team, t, b, f, frames, start, length, whole, items,
+                                            inside, live, zero)  # fmt: skip
                                 ahead[0] = touch_signals(x, x, row, t, start, length)
                             else:
-                                load_frames(re, im, x, y, table, sm, team, t, b, f, frames, start, length, items, inside,
-                                            live, zero)  # fmt: skip
+                                load_frames(re, im, x, y, table, sm, team, t, b, f, frames, start, length, whole, items,
+                                            inside, live, zero)  # fmt: skip
                                 ahead[0] = touch_signals(x, y, row, t, start, length)
                             balance(re, im, sm, team, t, scale)
                         else:
-                            more = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale,
-                                            factors, zero)  # fmt: skip
-                            for j in ti.static(range(C)):
-                                found[j] += ti.select(live, more[j], ti.cast(0, dtype))
+                            between(found, re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, live, scale,
+                                    factors, gains, places, entries, zero)  # fmt: skip
                         flip = way * ti.static(BACK * TURN)
                         done = ti.static(transform(re, im, sm, team + flip, team + (TURN - flip), t, table, zero))
                         for m in ti.static(range(R)):
                             re[m] = done[m][0]
                             im[m] = done[m][1]
                     if ti.static(not gradient):
-                        more = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale,
-                                        factors, zero)  # fmt: skip
-                        for j in ti.static(range(C)):
-                            found[j] += ti.select(live, more[j], ti.cast(0, dtype))
+                        between(found, re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, live, scale,
+                                factors, gains, places, entries, zero)  # fmt: skip
                     else:
-                        write_frames(re, im, gx, gy, table, wait, scale, sm, team, t, edge, b, start, length, inside,
-                                     items, zero)  # fmt: skip
+                        write_frames(re, im, gx, gy, table, wait, scale, sm, team, t, edge, b, start, length, whole,
+                                     inside, items, zero)  # fmt: skip
                 if ti.static(gradient and OVERLAP > 0):
                     leave_tail(halo, wait, sm, team, t, run, b, items)
                 add_team(found, partial, run * C, sm, team, t, b < items, zero)
@@ -670,7 +697,9 @@ def fused_kernel(
             elif ti.static(gradient):
                 seam = b - 128
                 while seam < batch * n_runs:
-                    add_left_over(gx, gy, halo, edge, seam, n_runs, n_steps * ti.static(FRAMES * H), n_samples, t)
+                    add_left_over(
+                        gx, gy, halo, edge, lengths, seam, n_runs, n_steps * ti.static(FRAMES * H), n_samples, t
+                    )
                     seam += GRID
         if ti.static(gradient and edges == "reflect"):
             # 3. padded positions fold back onto the samples that they mirror: at the left edge, then at the right
@@ -678,16 +707,36 @@ def fused_kernel(
                 q = i
                 while q < batch * 2 * PAD:
                     b = q // ti.static(2 * PAD)
-                    fold(gx, gy, edge, b, q - b * ti.static(2 * PAD), n_samples)
+                    fold(gx, gy, edge, b, q - b * ti.static(2 * PAD), length_of(lengths, b, n_samples))
                     q += GRID * 16
+
+    @ti.func
+    def between(found: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
+                t: ti.template(), row: ti.template(), f: ti.template(), frames: ti.template(), y: ti.template(),
+                item_stride: ti.template(), frame_stride: ti.template(), live: ti.template(), scale: ti.template(),
+                factors: ti.template(), gains: ti.template(), places: ti.template(), entries: ti.template(),
+                zero: ti.template()):  # fmt: skip
+        """What is done to a frame's bins; adds this thread's sums."""
+        if ti.static(not BY_STAGES):
+            more = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale, factors, zero)
+            for j in ti.static(range(C)):
+                found[j] += ti.select(live, more[j], ti.cast(0, dtype))
+        else:
+            second = live and f + 1 < frames
+            goals = rows(row, f, frames, item_stride, frame_stride)
+            compare(found, re, im, sm, team, t, y, goals, live, second, scale, factors, gains, places, entries, zero)
 
     @ti.func
     def write_frames(re: ti.template(), im: ti.template(), gx: ti.template(), gy: ti.template(), table: ti.template(),
                      wait: ti.template(), scale: ti.template(), sm: ti.template(), team: ti.template(),
                      t: ti.template(), edge: ti.template(), b: ti.template(), start: ti.template(),
-                     length: ti.template(), inside: ti.template(), items: ti.template(),
+                     length: ti.template(), whole: ti.template(), inside: ti.template(), items: ti.template(),
                      zero: ti.template()):  # fmt: skip
         """Windows what came back and emits it. re and im: the gradients of y's frame and of x's, exchanged."""
+        if ti.static(BY_STAGES):
+            for m in ti.static(range(R)):
+                im[m] *= scale[2]
+                re[m] *= scale[3]
         # The gradient at a silent frame is 0, not the other one's rounding.
         if scale[2] == 0:
             for m in ti.static(range(R)):
@@ -704,7 +753,7 @@ def fused_kernel(
             if ti.static(CUDA):
                 for half in range(2 + zero):
                     emit(ti.static([im]), ti.static([gx]), wait, sm, team, t, edge, b, start + half * H,
-                         length, inside, items, zero)  # fmt: skip
+                         length, whole, inside, items, zero)  # fmt: skip
                     for m in ti.static(range(R)):
                         im[m] = re[m]  # zeros if there is no second frame, which then was silent
                     if ti.static(not REGISTERS):
@@ -712,12 +761,12 @@ def fused_kernel(
             else:
                 for half in ti.static(range(2)):
                     emit(ti.static([[im, re][half]]), ti.static([gx]), wait, sm, team, t, edge, b,
-                         start + half * H, length, inside, items, zero)  # fmt: skip
+                         start + half * H, length, whole, inside, items, zero)  # fmt: skip
                     if ti.static(not REGISTERS):
                         sync()
         else:
             emit(ti.static(windowed[::-1]), ti.static([gx, gy]), wait, sm, team, t, edge, b, start, length,
-                 inside, items, zero)  # fmt: skip
+                 whole, inside, items, zero)  # fmt: skip
 
     @ti.func
     def leave_tail(halo: ti.template(), wait: ti.template(), sm: ti.template(), team: ti.template(),
@@ -777,14 +826,23 @@ def fused_kernel(
             sums[b, ti.static(parts[j][0])] = shared[at]
 
     @ti.func
-    def add_left_over(gx: ti.template(), gy: ti.template(), halo: ti.template(), edge: ti.template(), run, runs,
-                      advance, length, t):  # fmt: skip
+    def length_of(lengths: ti.template(), b, whole):
+        """Samples of item b."""
+        length = whole
+        if ti.static(cut):
+            length = lengths[b, 0]
+        return length
+
+    @ti.func
+    def add_left_over(gx: ti.template(), gy: ti.template(), halo: ti.template(), edge: ti.template(),
+                      lengths: ti.template(), run, runs, advance, whole, t):  # fmt: skip
         """What `run` and runs before it left over behind it, by 128 threads t; zeros where no frame is."""
         b = ti.raw_div(run, runs)
         c = run - b * runs
         start = (c + 1) * advance - PAD  # behind the run
         last = c == runs - 1
-        count = ti.select(last, ti.max(length + PAD - start, 0), ti.min(advance, OVERLAP))
+        length = length_of(lengths, b, whole)
+        count = ti.select(last, ti.max(whole + PAD - start, 0), ti.min(advance, OVERLAP))
         n = t
         while n < count:
             sums = ti.Vector.zero(dtype, 2)
@@ -792,7 +850,7 @@ def fused_kernel(
                 sums = taken(ti.static([gx] if fixed else [gx, gy]), edge, b, start + n, length)
             if n < OVERLAP:
                 sums += left_over(halo, run, ti.min(c, (OVERLAP - 1 - n) // advance), n, advance)
-            put(ti.static([gx] if fixed else [gx, gy]), edge, b, start + n, length, sums)
+            put(ti.static([gx] if fixed else [gx, gy]), edge, b, start + n, length, whole, sums)
             n += 128
 
     @ti.func
@@ -826,10 +884,10 @@ def fused_kernel(
     def load_frames(re: ti.template(), im: ti.template(), x: ti.template(), other: ti.template(),
                     table: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
                     b: ti.template(), f: ti.template(), frames: ti.template(), start: ti.template(),
-                    length: ti.template(), items: ti.template(), inside: ti.template(), live: ti.template(),
-                    zero: ti.template()):  # fmt: skip
+                    length: ti.template(), whole: ti.template(), items: ti.template(), inside: ti.template(),
+                    live: ti.template(), zero: ti.template()):  # fmt: skip
         """The windowed frame and `other`'s into registers; at the edges through shared memory, in a loop."""
-        row = 0 if ti.static(is_field) else b * length  # where item b begins in the memory of an ndarray
+        row = 0 if ti.static(is_field) else b * whole  # where item b begins in the memory of an ndarray
         if inside:
             at = (row + start + t) & 0x3FFFFFFF
             weights = ti.static(window(sm, table, t))
@@ -891,14 +949,7 @@ def fused_kernel(
         row0, row1 = rows(row, f, frames, item_stride, frame_stride)
         goals = ti.static(measures(y, known(row0 + t), known(row1 + t), f + 1 < frames, factors, scale))
         buffer = team + SPECTRAL
-        mine = (buffer + ti.static(HALF * T) + ti.select(t == 0, -T, T - t)) & 0x1FFFFFFF
-        if ti.static(WAITS):
-            sync()
-        for m in ti.static(range(HALF)):
-            store(sm, mine + ti.static(T * m), re[HALF + m], im[HALF + m])
-        if t == 0:
-            store(sm, buffer + ti.static((R - 1) * T), re[0], im[0])
-        sync()
+        lend_mirrors(re, im, sm, team, t)
         for group in range(ti.static(HALF // PAIRS) + zero):  # + 0, as in load_frames
             first = group * ti.static(PAIRS)
             mirrors = (buffer + t + (ti.static(R - PAIRS) - first) * T) & 0x1FFFFFFF
@@ -924,10 +975,33 @@ def fused_kernel(
                 sums[j] += found[j]
         if ti.static(gradient):
             sync()
-            again = (mine + zero) & 0x1FFFFFFF  # as in transform
-            for m in ti.static(range(HALF)):
-                re[HALF + m], im[HALF + m] = fetch(sm, again + ti.static(T * m))
+            take_mirrors(re, im, sm, team, t, zero)
         return sums
+
+    @ti.func
+    def lend_mirrors(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template()):
+        """Registers m >= R / 2 go to shared memory, where other threads find them: see `spectral`."""
+        at = mirror_cells(team, t)
+        if ti.static(WAITS):
+            sync()
+        for m in ti.static(range(HALF)):
+            store(sm, at + ti.static(T * m), re[HALF + m], im[HALF + m])
+        if t == 0:
+            store(sm, team + ti.static(SPECTRAL + (R - 1) * T), re[0], im[0])
+        sync()
+
+    @ti.func
+    def take_mirrors(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
+                     zero: ti.template()):  # fmt: skip
+        """And what others have left there comes back."""
+        at = mirror_cells(team, t + zero)  # as in transform
+        for m in ti.static(range(HALF)):
+            re[HALF + m], im[HALF + m] = fetch(sm, at + ti.static(T * m))
+
+    @ti.func
+    def mirror_cells(team: ti.template(), t):
+        """Where the first of them lies."""
+        return (team + ti.static(SPECTRAL + HALF * T) + ti.select(t == 0, -T, T - t)) & 0x1FFFFFFF
 
     @ti.func
     def rows(row: ti.template(), f: ti.template(), frames: ti.template(), item_stride: ti.template(),
@@ -1012,8 +1086,8 @@ def fused_kernel(
     @ti.func
     def emit(channels: ti.template(), gs: ti.template(), wait: ti.template(), sm: ti.template(),
              team: ti.template(), t: ti.template(), edge: ti.template(), b: ti.template(),
-             start: ti.template(), length: ti.template(), inside: ti.template(), items: ti.template(),
-             zero: ti.template()):  # fmt: skip
+             start: ti.template(), length: ti.template(), whole: ti.template(), inside: ti.template(),
+             items: ti.template(), zero: ti.template()):  # fmt: skip
         """Add what waits to a windowed frame; write what is finished; let the rest wait. channels: one per signal."""
         sums = ti.static(add_waiting(channels, wait, sm, team, t))
         count = ti.static(len(channels))
@@ -1029,7 +1103,7 @@ def fused_kernel(
                 if ti.static(T * m >= H) or t + ti.static(T * m) >= H:
                     store(sm, rest + ti.static(T * m), sums[0][m], sums[count - 1][m])
         if inside:
-            at = (b * length + start + t) & 0x3FFFFFFF  # as in load_frames
+            at = (b * whole + start + t) & 0x3FFFFFFF  # as in load_frames
             for s in ti.static(range(count)):
                 for m in ti.static(range(EMIT)):
                     if ti.static(T * (m + 1) <= H) or t + ti.static(T * m) < H:
@@ -1041,18 +1115,27 @@ def fused_kernel(
                 n = t + T * m
                 if n < H:
                     value = fetch(sm, team + padded(n))
-                    put(gs, edge, b, start + n, length, value)
+                    put(gs, edge, b, start + n, length, whole, value)
         if ti.static(H > N):
             n = N + t
             while n < H and b < items:
-                put(gs, edge, b, start + n, length, [ti.cast(0, dtype), ti.cast(0, dtype)])
+                put(gs, edge, b, start + n, length, whole, [ti.cast(0, dtype), ti.cast(0, dtype)])
                 n += T
 
+    tools = SimpleNamespace(store=store, fetch=fetch, sync=sync, power_of_two=power_of_two,
+                            lend_mirrors=lend_mirrors, take_mirrors=take_mirrors, mirrors=SPECTRAL)  # fmt: skip
+    compare: Any = None
+    if stages is not None:
+        assert layout.room is not None
+        compare = by_stages(N, R, dtype, parts, fixed, gradient, stages, layout.room, matrix, tools)
     return fused
 
 
-def choose(n_fft: int, hop: int, dtype: Any, arch: str) -> Layout | None:
-    """The layout for a power of two from 64 on, or None where a block has too little shared memory for it."""
+def choose(n_fft: int, hop: int, dtype: Any, arch: str, stages: Stages | None = None, rows: int = 0) -> Layout | None:
+    """The layout for a power of two from 64 on, or None where a block has too little shared memory for it.
+
+    rows: how many numbers a quantity has, by stages.
+    """
     if n_fft < 64 or n_fft & (n_fft - 1) or arch not in SHARED_BYTES:
         return None
     points = min(16, n_fft // 8)  # with 32 the program would be too long, see above
@@ -1061,10 +1144,14 @@ def choose(n_fft: int, hop: int, dtype: Any, arch: str) -> Layout | None:
     cuda, least = arch == "cuda", max(32, threads)  # no block is smaller than a warp
     # Taichi has a program of blocks of 256 threads fit 128 registers, one of 128 fit 255. More warps at work make up for
     # fewer registers where a team is within a warp, and no others have to wait for it; float64 needs more registers.
+    room = None
+    if stages is not None:
+        arrays = len(stages.quantities) if stages.banded else 0
+        room = Room(n_fft // 2 + 1, rows, arrays, threads, 1 << threads.bit_length() // 2)
     shapes = [(256, 1)] * (dtype == ti.f32 and threads <= 32) + [(128, 2), (128, 1)] if cuda else []
     for block, buffers in [*shapes, (least, 1)]:
         shape = Layout(n_fft, hop, points, _radices(n_fft, points), max(least, block) // threads, in_registers, buffers,
-                       cuda, 0, cuda and dtype == ti.f32)  # fmt: skip
+                       cuda, 0, cuda and dtype == ti.f32, room)  # fmt: skip
         for resident in (shape.entries, shape.offsets[-1], 0) if cuda else (0,):
             layout = replace(shape, resident=resident)
             if layout.block_cells * 2 * itemsize(dtype) <= SHARED_BYTES[arch]:
@@ -1097,17 +1184,27 @@ class Sizes:
         return Sizes(frames, steps, -(-frames // (steps * pack)))
 
 
-def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, fixed: Any = None, sums: int = 1) -> bool:
-    """Whether `BlocksEngine` can do signals of this size on this device, and no index leaves its range."""
-    layout = choose(stft.n_fft, stft.hop_length, dtype, arch_name())
-    if layout is None or sums > layout.points or stft.pad_end or (dtype == ti.f64 and not layout.cuda):
+def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Term, ...], fixed: Any = None,
+             bands: Any = None, bin_weights: Any = None, toward_target: bool = False) -> bool:  # fmt: skip
+    """Whether `BlocksEngine` can do this on this device, and no index leaves its range. Arguments: as it takes them."""
+    stages, rows = stages_of(terms, bands, bin_weights, toward_target), stft.n_bins if bands is None else len(bands)
+    layout = choose(stft.n_fft, stft.hop_length, dtype, arch_name(), stages, rows)
+    if layout is None or columns_of(terms)[-1] > layout.points or (dtype == ti.f64 and not layout.cuda):
         return False
     pack = 1 if fixed is None else 2
     sizes = Sizes.of(stft, batch, n_samples, pack)
     reached = (sizes.runs * sizes.steps * pack + 1) * stft.hop_length  # how far the runs go, silent frames included
     halo = 2 * batch * sizes.runs * layout.overlap
     fits = max(batch * (n_samples + 2 * stft.n_fft), halo, reached) <= MAX_INDEX
-    return fits and (fixed is None or prod(fixed.shape) <= MAX_KNOWN)
+    return fits and (fixed is None or prod(fixed.shape[:2]) * goal_width(rows, stft.n_bins, stages) <= MAX_KNOWN)
+
+
+def goal_width(rows: int, bins: int, stages: Stages | None) -> int:
+    """How many numbers a frame of a fixed target has."""
+    if stages is None:
+        return bins
+    arrays = len(stages.quantities) if stages.banded else 1
+    return arrays * rows + 2 * bins * stages.needs_phase
 
 
 class BlocksEngine(BinEngine):
@@ -1118,29 +1215,45 @@ class BlocksEngine(BinEngine):
         dtype: ti.f32 or ti.f64, of the signals.
         is_field: whether signals are fields or ndarrays.
         batch, n_samples: B and T.
-        terms: sums over the bins, or functions of them.
+        terms: what is summed, over bins or bands.
         weights: what each term of each item is multiplied by  # (B, terms)
-        fixed: the target's magnitudes, an ndarray (B or 1, F or 1, K), or None if the target is a signal.
+        fixed: the target's weighted magnitudes or, where its phase counts, its weighted spectrum
+            # (B or 1, F or 1, K), or None if the target is a signal.
+        bands: the bands' matrix (n_bands, K), or None.
+        bin_weights: what each bin of the spectra is multiplied by  # (K,), or None.
+        toward_target: whether the direction of x at X = 0 is the target's.
+        lengths: samples of each item, T by default; nothing beyond is read.
     """
 
     def __init__(self, stft: STFT, dtype: Any, is_field: bool, batch: int, n_samples: int,
-                 terms: tuple[Term, ...], weights: NDArray[np.float64], fixed: Any) -> None:  # fmt: skip
+                 terms: tuple[Term, ...], weights: NDArray[np.float64], fixed: NDArray[Any] | None,
+                 bands: NDArray[np.float64] | None = None,
+                 bin_weights: NDArray[np.float64] | None = None, toward_target: bool = False,
+                 lengths: tuple[int, ...] | None = None) -> None:  # fmt: skip
         super().__init__(dtype, is_field, batch, n_samples, terms, weights, fixed is not None)
-        layout = choose(stft.n_fft, stft.hop_length, dtype, arch_name())
+        self.stages = stages = stages_of(terms, bands, bin_weights, toward_target)
+        rows = stft.n_bins if bands is None else len(bands)
+        layout = choose(stft.n_fft, stft.hop_length, dtype, arch_name(), stages, rows)
         assert layout is not None  # as `supports` said
         self.edges = stft.pad_mode if stft.center else "none"
         self.layout = layout
         self.sizes = sizes = Sizes.of(stft, batch, n_samples, 1 + self.fixed)
         self.table = upload(layout.table(stft.window_table).ravel(), dtype)
+        self.gains = upload(np.ones(stft.n_bins) if bin_weights is None else np.abs(bin_weights), dtype)  # (K,)
+        self.bands = BandLists(bands, dtype)
+        self.cut = lengths is not None
+        self.lengths = item_sizes(stft, lengths or (n_samples,))
         self.halo = new_vectors(2, dtype, max(1, batch * sizes.runs * layout.overlap))
         self.edge = new_array(dtype, (2 * batch, stft.n_fft) if self.edges == "reflect" else (1, 1))
         self.partial = new_array(dtype, batch * sizes.runs * len(self.parts))
         self.goal, self.strides = None, (0, 0)
-        if self.fixed:
-            items, frames, bins = fixed.shape
-            self.goal = new_array(dtype, items * frames * bins)
-            _flatten(fixed, self.goal)
-            self.strides = frames * bins * (items > 1), bins * (frames > 1)
+        if fixed is not None:
+            if stages is not None and not stages.banded:
+                stages = stages._replace(quantities=("magnitude",))  # of which squares are made
+            goal = goal_of(fixed, bands, bin_weights, stages)
+            self.goal = upload(goal.ravel(), dtype)
+            items, frames, width = goal.shape
+            self.strides = frames * width * (items > 1), width * (frames > 1)
 
     @property
     def spared(self) -> str:
@@ -1153,15 +1266,11 @@ class BlocksEngine(BinEngine):
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
         sizes = self.sizes
         arguments = (
-            "x", self.goal if self.fixed else "y", *gradients, self.table, self.halo, self.edge, self.partial, self.sums,
-            self.weights, self.coefficients, self.values, total, self.batch, self.n_samples, sizes.frames, sizes.runs,
+            "x", self.goal if self.fixed else "y", *gradients, self.table, self.gains, self.bands.places,
+            self.bands.entries, self.lengths, self.halo, self.edge, self.partial, self.sums, self.weights,
+            self.coefficients, self.values, total, self.batch, self.n_samples, sizes.frames, sizes.runs,
             sizes.steps, *self.strides, 1 + backward, 0)  # fmt: skip
         kernel = fused_kernel(
-            self.layout, self.dtype, self.terms, parts, self.is_field, self.fixed, backward, self.edges)  # fmt: skip
+            self.layout, self.dtype, self.terms, parts, self.is_field, self.fixed, backward, self.edges,
+            self.stages, (self.bands.columns, self.bands.size), self.cut)  # fmt: skip
         return [Launch(kernel, arguments, self.is_field)]
-
-
-@ti.kernel
-def _flatten(array: ti.types.ndarray(ndim=3), flat: ti.types.ndarray(ndim=1)):
-    for b, f, k in ti.ndrange(array.shape[0], array.shape[1], array.shape[2]):
-        flat[(b * array.shape[1] + f) * array.shape[2] + k] = array[b, f, k]

@@ -35,7 +35,7 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import new_array, new_vectors, upload, upload_integers
-from taichi_spec.bins import Parts, complex_parts, quantities_of
+from taichi_spec.bins import Parts
 from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import BinEngine
 from taichi_spec.fft.lanes_compare import (
@@ -43,18 +43,17 @@ from taichi_spec.fft.lanes_compare import (
     NOTES,
     SPARE,
     VECTOR_BYTES,
-    Stages,
     by_stages,
     columns_of_bands,
-    goal_of,
     lane_count,
     powers_of_two,
     whole_bins,
 )
 from taichi_spec.fft.plan import Bluestein, Plan, factorise, is_smooth, smooth_size
+from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.launch import Launch
 from taichi_spec.stft import STFT
-from taichi_spec.terms import BinTerm, Term
+from taichi_spec.terms import Term
 
 BLOCK_BYTES = 1 << 14  # parts of a transform that are finished within the first cache
 TASK = 512  # iterations of a parallel loop: Taichi gives a CPU's thread no fewer, whatever `block_dim` says
@@ -741,7 +740,7 @@ class LanesEngine(BinEngine):
         lanes = lane_count(dtype)
         columns = len(self.parts)
         rows = stft.n_bins if bands is None else len(bands)
-        self.stages = self._stages(terms, bands, bin_weights, toward_target)
+        self.stages = stages_of(terms, bands, bin_weights, toward_target)
         goal = None if fixed is None else goal_of(fixed, bands, bin_weights, self.stages)
         size = self.layout = layout(
             stft, inner, n_samples, batch, 1 + self.fixed, lanes, ti.cfg.cpu_max_num_threads, columns, rows,
@@ -764,14 +763,6 @@ class LanesEngine(BinEngine):
         self.taken.fill(0)
         self.goal = new_vectors(lanes, dtype, 1) if goal is None else self._pack(upload(goal, dtype))
         self.sizes = upload_integers(np.array([[getattr(size, name) for name in Size.members]]))
-
-    def _stages(self, terms: tuple[Term, ...], bands: Any, bin_weights: Any, toward_target: bool) -> Stages | None:
-        """None where all that is asked for are sums over whole bins."""
-        on_bins = all(isinstance(part, BinTerm) for _, part in self.parts)
-        if on_bins and bands is None and bin_weights is None and not toward_target:
-            return None
-        needs_phase = toward_target or bool(complex_parts(terms))
-        return Stages(quantities_of(terms), bands is not None, needs_phase, toward_target)
 
     def _make_tables(self, window: np.ndarray) -> None:
         plan, n, dtype = self.plan, self.layout.n, self.dtype

@@ -16,7 +16,7 @@ The gradients of the two halves may differ by any factor: Transport's grows as a
 brought to about 1 before they share a transform, as the frames were.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import taichi as ti
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from taichi_spec.arrays import upload, upload_integers
 from taichi_spec.bins import Parts, part_distance
+from taichi_spec.fft.stages import Stages
 from taichi_spec.polar import polar
 from taichi_spec.terms import BinTerm, Complex, Transport
 from taichi_spec.terms.transport import cost, inverse
@@ -37,46 +38,9 @@ ARRAYS = 4  # of a quantity: q, r, ∂q, ∂r
 SPARE = 4  # vectors before them, for what is needed lane by lane
 
 
-class Stages(NamedTuple):
-    """How an engine's quantities are made: what its kernels by stages are compiled for.
-
-    Attributes:
-        quantities: those that any term compares.
-        banded: whether they are of bands.
-        needs_phase: whether a fixed target's spectrum is known, beside its quantities.
-        toward_target: whether the direction of x at X = 0 is the target's.
-    """
-
-    quantities: tuple[str, ...]
-    banded: bool
-    needs_phase: bool
-    toward_target: bool
-
-
 def lane_count(dtype) -> int:
     """How many frames ride side by side."""
     return VECTOR_BYTES // (8 if dtype == ti.f64 else 4)
-
-
-def goal_of(
-    target: NDArray[Any],
-    bands: NDArray[np.float64] | None,
-    bin_weights: NDArray[np.float64] | None,
-    stages: Stages | None,
-) -> NDArray[Any]:
-    """What a fixed target's frames are compared with, one quantity after the other  # (B or 1, F or 1, width)
-
-    Last, where the phase counts, real and imaginary parts of the spectrum. Its weights are taken to be positive, as
-    those of the signal are: a weight's sign changes no distance.
-    """
-    if stages is None:
-        return target
-    quantities = {"magnitude": np.abs(target), "power": np.abs(target) ** 2}
-    goal = [quantities[name] if bands is None else quantities[name] @ bands.T for name in stages.quantities]
-    if stages.needs_phase:
-        spectrum = target if bin_weights is None else target * np.sign(bin_weights)
-        goal += [spectrum.real, spectrum.imag]
-    return np.concatenate(goal, axis=-1)
 
 
 def columns_of_bands(matrix: NDArray[np.float64] | None, dtype: Any) -> tuple[Any, Any]:
