@@ -61,7 +61,6 @@ class Layout:
     points: int
     radices: tuple[int, ...]
     teams: int = 1
-    in_registers: bool = False  # where the overlap waits: there if the hop is a multiple of `threads`, else shared
     buffers: int = 1  # for exchanges among threads: with two, none has to wait until the one before it has been read
     cuda: bool = False
     resident: int = 0  # so many of the table's entries a block keeps in shared memory
@@ -89,10 +88,19 @@ class Layout:
         return max(self.n_fft - self.hop, 0)
 
     @property
+    def waiting(self) -> int:
+        """Registers of a thread, for each signal, whose sums wait for the next frame's share."""
+        return self.points - self.hop // self.threads if self.overlap else 0
+
+    @property
+    def stray(self) -> int:
+        """How many threads the next frame is away from where this one lies on them: see `role` in the kernel."""
+        return self.hop % self.threads if self.overlap else 0
+
+    @property
     def cells(self) -> int:
         """Shared memory of one team, in complex values."""
-        waiting = 0 if self.in_registers else -(-self.overlap // self.threads) * self.threads
-        return self.frame_cells + waiting + self.peak_cells
+        return self.frame_cells + self.peak_cells
 
     @property
     def frame_cells(self) -> int:
@@ -254,7 +262,6 @@ def fused_kernel(
     TEAMS, BLOCK, CELLS, OVERLAP = layout.teams, layout.block, layout.cells, layout.overlap
     RADICES, STRIDES, OFFSETS = layout.radices, layout.strides, layout.offsets
     BUFFER = layout.buffer_cells
-    CARRY = layout.frame_cells  # where the overlap begins in a team's shared memory
     # Exchanges among threads take the buffers in turn: all of the way forward, the spectrum's, all of the way back.
     EXCHANGES = len(RADICES) - 1
     TURN = BUFFER if layout.buffers > 1 else 0  # from a buffer to the other
@@ -264,8 +271,8 @@ def fused_kernel(
     pad = layout.pad
     PAD = 0 if edges == "none" else N // 2
     FRAMES = 2 if fixed else 1  # frames per transform
-    REGISTERS = layout.in_registers and gradient and OVERLAP > 0
-    KEEP, SHIFT = OVERLAP // T, H // T  # if in registers: how many wait, and how far they move
+    KEEP, STRAY = (layout.waiting, layout.stray) if gradient else (0, 0)
+    SHIFT = H // T  # how many registers further on the next frame lies, and one more for some threads if it strays
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(R, -(-H // T))  # registers of which some are finished with their frame
     HALF = R // 2
@@ -626,12 +633,7 @@ def fused_kernel(
                     length, frames = lengths[row, 0], lengths[row, 1]
                 factors = [coefficients[row, ti.static(parts[j][0])] for j in ti.static(range(C))]
                 found = [ti.cast(0, dtype) for _ in ti.static(range(C))]
-                wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES) if REGISTERS else 0))]
-                if ti.static(gradient and not REGISTERS):
-                    n = t
-                    while n < OVERLAP:
-                        store(sm, team + CARRY + n, ti.cast(0, dtype), ti.cast(0, dtype))
-                        n += T
+                wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES)))]
                 re = [ti.cast(0, dtype) for _ in ti.static(range(R))]
                 im = [ti.cast(0, dtype) for _ in ti.static(range(R))]
                 scale = [ti.cast(1, dtype) for _ in ti.static(range(5))]
@@ -651,33 +653,37 @@ def fused_kernel(
                         for frame in ti.static(range(2)):
                             k = ti.min(t * NEAR, WIDTH - 1)
                             ahead[1 + frame] = ti.bit_cast(read(y, goals[frame] + k), Bits)
+                    role = role_at(start, t, zero)
+                    if ti.static(STRAY > 0):
+                        sync()  # until all have read the last exchange of the frame before, in their roles then
                     for way in range(ways):  # forward; then, with gradients, back
                         if way == 0:
                             if ti.static(fixed):
-                                load_frames(re, im, x, x, table, sm, team, t, b, f, frames, start, length, whole, items,
+                                load_frames(re, im, x, x, table, sm, team, role, b, f, frames, start, length, whole, items,
                                             inside, live, zero)  # fmt: skip
                                 ahead[0] = touch_signals(x, x, row, t, start, length)
                             else:
-                                load_frames(re, im, x, y, table, sm, team, t, b, f, frames, start, length, whole, items,
+                                load_frames(re, im, x, y, table, sm, team, role, b, f, frames, start, length, whole, items,
                                             inside, live, zero)  # fmt: skip
                                 ahead[0] = touch_signals(x, y, row, t, start, length)
                             balance(re, im, sm, team, t, scale)
                         else:
-                            between(found, re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, live, scale,
+                            between(found, re, im, sm, team, role, row, f, frames, y, item_stride, frame_stride, live, scale,
                                     factors, gains, places, entries, zero)  # fmt: skip
                         flip = way * ti.static(BACK * TURN)
-                        done = ti.static(transform(re, im, sm, team + flip, team + (TURN - flip), t, table, zero))
+                        done = ti.static(transform(re, im, sm, team + flip, team + (TURN - flip), role, table, zero))
                         for m in ti.static(range(R)):
                             re[m] = done[m][0]
                             im[m] = done[m][1]
                     if ti.static(not gradient):
-                        between(found, re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, live, scale,
+                        between(found, re, im, sm, team, role, row, f, frames, y, item_stride, frame_stride, live, scale,
                                 factors, gains, places, entries, zero)  # fmt: skip
                     else:
-                        write_frames(re, im, gx, gy, table, wait, scale, sm, team, t, edge, b, start, length, whole,
+                        write_frames(re, im, gx, gy, table, wait, scale, sm, team, role, edge, b, start, length, whole,
                                      inside, items, zero)  # fmt: skip
-                if ti.static(gradient and OVERLAP > 0):
-                    leave_tail(halo, wait, sm, team, t, run, b, items)
+                if ti.static(KEEP > 0):
+                    leave_tail(halo, wait, sm, team, t, role_at((c + 1) * steps * ti.static(FRAMES * H) - PAD, t, zero), run,
+                               b, items)  # fmt: skip
                 add_team(found, partial, run * C, sm, team, t, b < items, zero)
                 sync()
                 first_run += GRID
@@ -748,38 +754,55 @@ def fused_kernel(
         if ti.static(fixed):
             for m in ti.static(range(R)):
                 re[m], im[m] = windowed[0][m], windowed[1][m]
+            role = t
+            if ti.static(STRAY > 0):  # the second frame is not where the first one is
+                role = role_at(H, t, zero)
+                for m in ti.static(range(R)):
+                    store(sm, team + padded(t + ti.static(T * m)), re[m], re[m])
+                sync()
+                for m in ti.static(range(R)):
+                    re[m], _ = fetch(sm, team + padded(role + ti.static(T * m)))
             # Of two frames the first, then the other. The loop halves the code for CUDA, where LLVM
             # inlines the kernel's body only if it is small enough; Vulkan's compilers spill in it.
             if ti.static(CUDA):
                 for half in range(2 + zero):
-                    emit(ti.static([im]), ti.static([gx]), wait, sm, team, t, edge, b, start + half * H,
-                         length, whole, inside, items, zero)  # fmt: skip
+                    emit(ti.static([im]), ti.static([gx]), wait, sm, team, ti.select(half == 0, t, role), edge, b,
+                         start + half * H, length, whole, inside, items, zero)  # fmt: skip
                     for m in ti.static(range(R)):
                         im[m] = re[m]  # zeros if there is no second frame, which then was silent
-                    if ti.static(not REGISTERS):
-                        sync()
             else:
-                for half in ti.static(range(2)):
-                    emit(ti.static([[im, re][half]]), ti.static([gx]), wait, sm, team, t, edge, b,
-                         start + half * H, length, whole, inside, items, zero)  # fmt: skip
-                    if ti.static(not REGISTERS):
-                        sync()
+                emit(ti.static([im]), ti.static([gx]), wait, sm, team, t, edge, b, start, length, whole, inside, items,
+                     zero)  # fmt: skip
+                emit(ti.static([re]), ti.static([gx]), wait, sm, team, role, edge, b, start + H, length, whole, inside, items,
+                     zero)  # fmt: skip
         else:
             emit(ti.static(windowed[::-1]), ti.static([gx, gy]), wait, sm, team, t, edge, b, start, length,
                  whole, inside, items, zero)  # fmt: skip
 
     @ti.func
+    def role_at(start, t: ti.template(), zero: ti.template()):
+        """Which of a frame's points a thread takes: those of thread `role`, if they begin at sample `start`.
+
+        A thread has the same samples in all frames, those at s = t mod T: what waits for the next frame stays with it.
+        """
+        role = t
+        if ti.static(STRAY > 0):
+            role = (((t - start) & ti.static(T - 1)) + zero) & 0x1FFFFFFF  # as in `known`
+        return role
+
+    @ti.func
     def leave_tail(halo: ti.template(), wait: ti.template(), sm: ti.template(), team: ti.template(),
-                   t: ti.template(), run: ti.template(), b: ti.template(), items: ti.template()):  # fmt: skip
-        """What still waits at the end of a run goes to the halo."""
-        if ti.static(REGISTERS):
-            for m in ti.static(range(KEEP)):
-                store(sm, team + padded(t + ti.static(T * m)), wait[m], wait[m + (0 if fixed else KEEP)])
-        else:
+                   t: ti.template(), role, run: ti.template(), b: ti.template(), items: ti.template()):  # fmt: skip
+        """What still waits at the end of a run goes to the halo. role: of thread t in the next frame, if there were one."""
+        if ti.static(STRAY > 0):
+            sync()
+        for m in ti.static(range(KEEP)):
+            store(sm, team + padded(role + ti.static(T * m)), wait[m], wait[m + (0 if fixed else KEEP)])
+        if ti.static(STRAY > 0):
             sync()
         n = t
         while n < OVERLAP and b < items:
-            left_x, left_y = fetch(sm, team + (padded(n) if ti.static(REGISTERS) else CARRY + n))
+            left_x, left_y = fetch(sm, team + padded(n))
             halo[run * OVERLAP + n] = ti.Vector([left_x, left_y])
             n += T
 
@@ -1071,37 +1094,30 @@ def fused_kernel(
         """Both parts of a frame times the window."""
         return [[hold(value[part] * w) for value, w in zip(done, weights)] for part in (0, 1)]
 
-    def add_waiting(channels, wait, sm, team, t):
+    def add_waiting(channels, wait):
         """The frame and what earlier frames left there."""
         sums = [list(values) for values in channels]
-        base = known(team + (CARRY + t))
-        for m in range(KEEP if REGISTERS else -(-OVERLAP // T)):
-            waiting = [wait[m + s * KEEP] for s in range(len(sums))] if REGISTERS else fetch(sm, base + T * m)
-            for values, before in zip(sums, waiting):
-                if T * (m + 1) > OVERLAP:
-                    before = ti.select(t + T * m < OVERLAP, before, ti.cast(0, dtype))
-                values[m] = hold(values[m] + before)
+        for s, values in enumerate(sums):
+            for m in range(KEEP):
+                values[m] = hold(values[m] + wait[m + s * KEEP])
         return sums
 
     @ti.func
     def emit(channels: ti.template(), gs: ti.template(), wait: ti.template(), sm: ti.template(),
-             team: ti.template(), t: ti.template(), edge: ti.template(), b: ti.template(),
+             team: ti.template(), t, edge: ti.template(), b: ti.template(),
              start: ti.template(), length: ti.template(), whole: ti.template(), inside: ti.template(),
              items: ti.template(), zero: ti.template()):  # fmt: skip
         """Add what waits to a windowed frame; write what is finished; let the rest wait. channels: one per signal."""
-        sums = ti.static(add_waiting(channels, wait, sm, team, t))
+        sums = ti.static(add_waiting(channels, wait))
         count = ti.static(len(channels))
-        if ti.static(REGISTERS):
-            for m in ti.static(range(SHIFT, R)):
-                for s in ti.static(range(count)):
-                    wait[m - SHIFT + s * KEEP] = sums[s][m]
-        else:
-            if ti.static(H % T != 0):
-                sync()
-            rest = (team + t + ti.static(CARRY - H)) & 0x3FFFFFFF
-            for m in ti.static(range(H // T, R)):
-                if ti.static(T * m >= H) or t + ti.static(T * m) >= H:
-                    store(sm, rest + ti.static(T * m), sums[0][m], sums[count - 1][m])
+        for s in ti.static(range(count)):
+            for m in ti.static(range(KEEP)):
+                wait[m + s * KEEP] = sums[s][m + SHIFT]
+                if ti.static(STRAY > 0):
+                    further = ti.cast(0, dtype)
+                    if ti.static(m + SHIFT + 1 < R):
+                        further = sums[s][m + SHIFT + 1]
+                    wait[m + s * KEEP] = ti.select(t < STRAY, further, sums[s][m + SHIFT])
         if inside:
             at = (b * whole + start + t) & 0x3FFFFFFF  # as in load_frames
             for s in ti.static(range(count)):
@@ -1140,7 +1156,6 @@ def choose(n_fft: int, hop: int, dtype: Any, arch: str, stages: Stages | None = 
         return None
     points = min(16, n_fft // 8)  # with 32 the program would be too long, see above
     threads = n_fft // points
-    in_registers = hop < n_fft and hop % threads == 0
     cuda, least = arch == "cuda", max(32, threads)  # no block is smaller than a warp
     # Taichi has a program of blocks of 256 threads fit 128 registers, one of 128 fit 255. More warps at work make up for
     # fewer registers where a team is within a warp, and no others have to wait for it; float64 needs more registers.
@@ -1150,8 +1165,8 @@ def choose(n_fft: int, hop: int, dtype: Any, arch: str, stages: Stages | None = 
         room = Room(n_fft // 2 + 1, rows, arrays, threads, 1 << threads.bit_length() // 2)
     shapes = [(256, 1)] * (dtype == ti.f32 and threads <= 32) + [(128, 2), (128, 1)] if cuda else []
     for block, buffers in [*shapes, (least, 1)]:
-        shape = Layout(n_fft, hop, points, _radices(n_fft, points), max(least, block) // threads, in_registers, buffers,
-                       cuda, 0, cuda and dtype == ti.f32, room)  # fmt: skip
+        shape = Layout(n_fft, hop, points, _radices(n_fft, points), max(least, block) // threads, buffers, cuda,
+                        0, cuda and dtype == ti.f32, room)  # fmt: skip
         for resident in (shape.entries, shape.offsets[-1], 0) if cuda else (0,):
             layout = replace(shape, resident=resident)
             if layout.block_cells * 2 * itemsize(dtype) <= SHARED_BYTES[arch]:

@@ -442,16 +442,19 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         return slope_a, slope_b
 
     @ti.func
-    def by_phase(is_x: ti.template(), sums: ti.template(), counts, re, im, other_re, other_im, slope,
+    def by_phase(is_x: ti.template(), sums: ti.template(), counts, differ, re, im, other_re, other_im, slope,
                  factors: ti.template()):  # fmt: skip
-        """What terms on spectra add to G / w; and the target's direction where that of 0 is asked for."""
+        """What terms on spectra add to G / w; and the target's direction where that of 0 is asked for.
+
+        differ: 0 if both frames are the same, else 1: the difference of two products might be one's rounding.
+        """
         G_re, G_im = ti.cast(0, dtype), ti.cast(0, dtype)
         if ti.static(toward_target and is_x):
             _, u, v = polar(other_re, other_im)
             at_0 = ti.select(re == 0 and im == 0, slope, 0)
             G_re, G_im = at_0 * u, at_0 * v
         for j in ti.static(on_spectra):
-            phi, u, v = parts[j][1].distance(re - other_re, im - other_im)
+            phi, u, v = parts[j][1].distance(differ * (re - other_re), differ * (im - other_im))
             if ti.static(is_x):
                 sums[j] += ti.select(counts, phi, 0)
             G_re += factors[j] * u
@@ -478,15 +481,16 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
             ar, ai, br, bi = xr * to_x, xi * to_x, yr * to_y, yi * to_y
             if ti.static(fixed):
                 at, then = goals[0] + ti.static(PHASE) + k, goals[1] + ti.static(PHASE) + k
-                more, less = by_phase(True, sums, mine, ar, ai, goal[at], goal[at + room.bins], slope_a, factors)
+                more, less = by_phase(True, sums, mine, 1, ar, ai, goal[at], goal[at + room.bins], slope_a, factors)
                 gxr, gxi = gxr + more, gxi + less
-                more, less = by_phase(True, sums, mine and second, br, bi, goal[then], goal[then + room.bins], slope_b,
+                more, less = by_phase(True, sums, mine and second, 1, br, bi, goal[then], goal[then + room.bins], slope_b,
                                       factors)  # fmt: skip
                 gyr, gyi = gyr + more, gyi + less
             else:
-                more, less = by_phase(True, sums, mine, ar, ai, br, bi, slope_a, factors)
+                differ = 1 - scale[4]
+                more, less = by_phase(True, sums, mine, differ, ar, ai, br, bi, slope_a, factors)
                 gxr, gxi = gxr + more, gxi + less
-                more, less = by_phase(False, sums, mine, br, bi, ar, ai, slope_b, factors)
+                more, less = by_phase(False, sums, mine, differ, br, bi, ar, ai, slope_b, factors)
                 gyr, gyi = gyr + more, gyi + less
         return gxr * gain, gxi * gain, gyr * gain, gyi * gain
 
