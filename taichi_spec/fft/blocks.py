@@ -654,8 +654,6 @@ def fused_kernel(
                             k = ti.min(t * NEAR, WIDTH - 1)
                             ahead[1 + frame] = ti.bit_cast(read(y, goals[frame] + k), Bits)
                     role = role_at(start, t, zero)
-                    if ti.static(STRAY > 0):
-                        sync()  # until all have read the last exchange of the frame before, in their roles then
                     for way in range(ways):  # forward; then, with gradients, back
                         if way == 0:
                             if ti.static(fixed):
@@ -682,8 +680,8 @@ def fused_kernel(
                         write_frames(re, im, gx, gy, table, wait, scale, sm, team, role, edge, b, start, length, whole,
                                      inside, items, zero)  # fmt: skip
                 if ti.static(KEEP > 0):
-                    leave_tail(halo, wait, sm, team, t, role_at((c + 1) * steps * ti.static(FRAMES * H) - PAD, t, zero), run,
-                               b, items)  # fmt: skip
+                    after = role_at((c + 1) * steps * ti.static(FRAMES * H) - PAD, t, zero)
+                    leave_tail(halo, wait, after, run, b, items, zero)
                 add_team(found, partial, run * C, sm, team, t, b < items, zero)
                 sync()
                 first_run += GRID
@@ -757,24 +755,16 @@ def fused_kernel(
             role = t
             if ti.static(STRAY > 0):  # the second frame is not where the first one is
                 role = role_at(H, t, zero)
-                for m in ti.static(range(R)):
-                    store(sm, team + padded(t + ti.static(T * m)), re[m], re[m])
+                for m in ti.static(range(HALF)):
+                    store(sm, team + t + ti.static(T * m), re[m], re[HALF + m])
                 sync()
-                for m in ti.static(range(R)):
-                    re[m], _ = fetch(sm, team + padded(role + ti.static(T * m)))
-            # Of two frames the first, then the other. The loop halves the code for CUDA, where LLVM
-            # inlines the kernel's body only if it is small enough; Vulkan's compilers spill in it.
-            if ti.static(CUDA):
-                for half in range(2 + zero):
-                    emit(ti.static([im]), ti.static([gx]), wait, sm, team, ti.select(half == 0, t, role), edge, b,
-                         start + half * H, length, whole, inside, items, zero)  # fmt: skip
-                    for m in ti.static(range(R)):
-                        im[m] = re[m]  # zeros if there is no second frame, which then was silent
-            else:
-                emit(ti.static([im]), ti.static([gx]), wait, sm, team, t, edge, b, start, length, whole, inside, items,
-                     zero)  # fmt: skip
-                emit(ti.static([re]), ti.static([gx]), wait, sm, team, role, edge, b, start + H, length, whole, inside, items,
-                     zero)  # fmt: skip
+                for m in ti.static(range(HALF)):
+                    re[m], re[HALF + m] = fetch(sm, team + role + ti.static(T * m))
+            # Zeros if there is no second frame, which then was silent.
+            emit(ti.static([im]), ti.static([gx]), wait, sm, team, t, edge, b, start, length, whole, inside, items,
+                 zero)  # fmt: skip
+            emit(ti.static([re]), ti.static([gx]), wait, sm, team, role, edge, b, start + H, length, whole, inside, items,
+                 zero)  # fmt: skip
         else:
             emit(ti.static(windowed[::-1]), ti.static([gx, gy]), wait, sm, team, t, edge, b, start, length,
                  whole, inside, items, zero)  # fmt: skip
@@ -791,20 +781,15 @@ def fused_kernel(
         return role
 
     @ti.func
-    def leave_tail(halo: ti.template(), wait: ti.template(), sm: ti.template(), team: ti.template(),
-                   t: ti.template(), role, run: ti.template(), b: ti.template(), items: ti.template()):  # fmt: skip
-        """What still waits at the end of a run goes to the halo. role: of thread t in the next frame, if there were one."""
-        if ti.static(STRAY > 0):
-            sync()
-        for m in ti.static(range(KEEP)):
-            store(sm, team + padded(role + ti.static(T * m)), wait[m], wait[m + (0 if fixed else KEEP)])
-        if ti.static(STRAY > 0):
-            sync()
-        n = t
-        while n < OVERLAP and b < items:
-            left_x, left_y = fetch(sm, team + padded(n))
-            halo[run * OVERLAP + n] = ti.Vector([left_x, left_y])
-            n += T
+    def leave_tail(halo: ti.template(), wait: ti.template(), role, run: ti.template(), b: ti.template(),
+                   items: ti.template(), zero: ti.template()):  # fmt: skip
+        """What still waits at the end of a run goes to the halo. role: in the next frame, if there were one."""
+        for m in range(KEEP + zero):  # + 0, as in load_frames
+            n = role + T * m
+            if n < OVERLAP and b < items:
+                halo[run * OVERLAP + n] = ti.Vector([wait[0], wait[0 if fixed else KEEP]])
+            for k in ti.static(range(len(wait) - 1)):
+                wait[k] = wait[k + 1]
 
     @ti.func
     def add_team(values: ti.template(), partial: ti.template(), first: ti.template(), sm: ti.template(),
@@ -909,7 +894,7 @@ def fused_kernel(
                     b: ti.template(), f: ti.template(), frames: ti.template(), start: ti.template(),
                     length: ti.template(), whole: ti.template(), items: ti.template(), inside: ti.template(),
                     live: ti.template(), zero: ti.template()):  # fmt: skip
-        """The windowed frame and `other`'s into registers; at the edges through shared memory, in a loop."""
+        """The windowed frame and `other`'s into registers; at the edges one after the other, in a loop."""
         row = 0 if ti.static(is_field) else b * whole  # where item b begins in the memory of an ndarray
         if inside:
             at = (row + start + t) & 0x3FFFFFFF
@@ -930,11 +915,9 @@ def fused_kernel(
                     second = cell(other, b, row + at)
                 even, odd = constants(sm, table, t + (WINDOW + T * (m >> 1)), RESIDENT > WINDOW)
                 w = ti.select(m & 1, odd, even)
-                store(sm, team + padded(n), w * first, w * second)
-            cells = ti.static(own(sm, team, t))
-            for m in ti.static(range(R)):
-                re[m] = cells[m][0]
-                im[m] = cells[m][1]
+                for k in ti.static(range(R - 1)):  # after the last one each is in its place
+                    re[k], im[k] = re[k + 1], im[k + 1]
+                re[R - 1], im[R - 1] = w * first, w * second
 
     @ti.func
     def touch_signals(x: ti.template(), other: ti.template(), b: ti.template(), t: ti.template(), start: ti.template(),
@@ -1125,13 +1108,15 @@ def fused_kernel(
                     if ti.static(T * (m + 1) <= H) or t + ti.static(T * m) < H:
                         gs[s][0, at + ti.static(T * m)] = sums[s][m]
         elif b < items:
+            left = [ti.cast(0, dtype) for _ in ti.static(range(2 * EMIT))]
             for m in ti.static(range(EMIT)):
-                store(sm, team + padded(t + ti.static(T * m)), sums[0][m], sums[count - 1][m])
-            for m in range(EMIT + zero):  # + 0, as in load
+                left[m], left[EMIT + m] = sums[0][m], sums[count - 1][m]
+            for m in range(EMIT + zero):  # + 0, as in load_frames
                 n = t + T * m
                 if n < H:
-                    value = fetch(sm, team + padded(n))
-                    put(gs, edge, b, start + n, length, whole, value)
+                    put(gs, edge, b, start + n, length, whole, [left[0], left[EMIT]])
+                for k in ti.static(range(EMIT - 1)):
+                    left[k], left[EMIT + k] = left[k + 1], left[EMIT + k + 1]
         if ti.static(H > N):
             n = N + t
             while n < H and b < items:
