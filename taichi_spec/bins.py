@@ -183,9 +183,14 @@ def finish_function(terms: tuple[Term, ...], dtype: Any) -> Any:
 
     @ti.func
     def finish(sums: ti.template(), weights: ti.template(), coefficients: ti.template(), values: ti.template(),
-               total: ti.template(), b):  # fmt: skip
-        """values[b, t] ← weight · g_t(S),  total[b] ← Σ_t values,  coefficients[b, j] ← weight · ∂g_t/∂S_j."""
+               total: ti.template(), b, adds: ti.template()):  # fmt: skip
+        """values[b, t] ← weight · g_t(S),  total[b] ← Σ_t values,  coefficients[b, j] ← weight · ∂g_t/∂S_j.
+
+        adds: whether total[b] += instead.
+        """
         item = ti.cast(0, dtype)
+        if ti.static(adds):
+            item = total[b]
         for t in ti.static(range(len(terms))):
             if ti.static(isinstance(terms[t], SumsTerm)):
                 S = ti.Vector([sums[b, j] for j in ti.static(range(columns[t], columns[t + 1]))])
@@ -211,7 +216,7 @@ def finish_kernel(terms: tuple[Term, ...], dtype: Any) -> Any:
     @ti.kernel
     def finish_all(sums: Array, weights: Array, coefficients: Array, values: Array, total: Array):
         for b in range(sums.shape[0]):
-            finish(sums, weights, coefficients, values, total, b)
+            finish(sums, weights, coefficients, values, total, b, False)
 
     return finish_all
 

@@ -115,6 +115,20 @@ def has_float64() -> bool:
     return name != "metal"
 
 
+@cache
+def cuda_multiprocessors() -> int:
+    """How many the CUDA device has that Taichi takes, the first one; 0 if there is none. Taichi itself does not tell."""
+    for library in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            cuda = ctypes.CDLL(library)
+        except OSError:
+            continue
+        count = ctypes.c_int()
+        if cuda.cuInit(0) == 0 and cuda.cuDeviceGetAttribute(ctypes.byref(count), 16, 0) == 0:
+            return count.value
+    return 0
+
+
 class VulkanDevice(NamedTuple):
     """A physical device as Vulkan lists it."""
 

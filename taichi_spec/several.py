@@ -36,12 +36,14 @@ class FusedSum(FusedEngine):
         """As its engines'."""
         return self.engines[0].spared
 
-    def launches(self, total: Any, grad_x: Any, grad_y: Any) -> list[Launch]:
+    def launches(self, total: Any, grad_x: Any, grad_y: Any, adds: bool = False) -> list[Launch]:
         """The first engine writes value and gradients, the others' are added one after the other."""
         launches = self.engines[0].launches(total, grad_x, grad_y)
+        if all(engine.can_add for engine in self.engines):
+            return launches + [one for e in self.engines[1:] for one in e.launches(total, grad_x, grad_y, adds=True)]
         parts = [None if grad is None else part for grad, part in zip((grad_x, grad_y), self._parts(grad_x))]
         for engine in self.engines[1:]:
-            launches += [*engine.launches(self.part, *parts), Launch(add_kernel(), (self.part, total))]
+            launches += [*engine.launches(self.part, parts[0], parts[1]), Launch(add_kernel(), (self.part, total))]
             for part, grad in zip(parts, (grad_x, grad_y), strict=True):
                 if grad is not None:
                     launches.append(Launch(add_scaled_kernel(False), (part, self.ones, grad)))

@@ -40,7 +40,7 @@ from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.framing import annotation, item_sizes
 from taichi_spec.launch import Launch
 from taichi_spec.precision import split
-from taichi_spec.runtime import arch_name
+from taichi_spec.runtime import arch_name, cuda_multiprocessors
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
 
@@ -49,7 +49,7 @@ MAX_INDEX = 2**31 - 2**17  # of an array: indices are i32, and steps beyond its 
 SHARED_BYTES = {"cuda": 48 * 1024, "vulkan": 32 * 1024}  # of a block: Taichi gives no more, nor do many devices
 SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
 MARK = 0x7FC0DEAD  # the bits of a number that no signal has
-GRID = 4096  # teams at work side by side, if there are so many runs: what fills a large GPU
+GRID = 4096  # teams that are launched, if there are so many runs: more than a large GPU has at work side by side
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,12 @@ class Layout:
     def overlap(self) -> int:
         """Samples of a frame that the next frame sees again."""
         return max(self.n_fft - self.hop, 0)
+
+    @property
+    def teams_at_work(self) -> int:
+        """How many the device has at work side by side, by the registers of its multiprocessors: 65,536 of 32 bits."""
+        threads = 512 if self.block >= 256 else 384 if self.shuffles else 256
+        return min(GRID, cuda_multiprocessors() * (threads // self.threads) or GRID) if self.cuda else GRID
 
     @property
     def waiting(self) -> int:
@@ -240,6 +246,7 @@ def fused_kernel(
     stages: Stages | None,
     matrix: tuple[int, int],
     cut: bool,
+    adds: bool,
 ) -> Any:
     """The fused pass as one kernel.
 
@@ -255,6 +262,7 @@ def fused_kernel(
         stages: how the quantities are made that are summed, or None for whole bins, a bin at a time.
         matrix: `BandLists.columns` and `size`.
         cut: whether items have lengths of their own.
+        adds: whether total and gradients are added to what is there.
     """
     distance, C = part_distance(parts, dtype), len(parts)
     finish = finish_function(terms, dtype)
@@ -276,7 +284,8 @@ def fused_kernel(
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(R, -(-H // T))  # registers of which some are finished with their frame
     HALF = R // 2
-    PAIRS = 4 if C == 1 else 1  # of bins at work at once, while other pairs' numbers are on their way
+    # Pairs of bins at work at once: as many as there are registers for, and LLVM still inlines.
+    PAIRS = 2 if C > 1 else HALF if N < 4096 else 4
     NEAR = SECTOR[dtype]
     # The last of a goal's numbers of which a thread may ask for one in time.
     WIDTH = goal_width(layout.room.rows if layout.room else 0, N // 2 + 1, stages)
@@ -374,16 +383,19 @@ def fused_kernel(
         return q
 
     @ti.func
-    def put(gs: ti.template(), edge: ti.template(), b, p, length, whole, values: ti.template()):
+    def put(gs: ti.template(), edge: ti.template(), b, p, length, whole, values: ti.template(), adding: ti.template()):
         """Write gradients at position p of item b; reflected positions outside the signal go to `edge`.
 
         An item that is cut has no gradient from there on to its `whole` length.
         """
         if 0 <= p < length:
             for s in ti.static(range(len(gs))):
-                gs[s][b, p] = values[s]
+                if ti.static(adding):
+                    gs[s][b, p] = gs[s][b, p] + values[s]
+                else:
+                    gs[s][b, p] = values[s]
         else:
-            if ti.static(cut):  # noqa: SIM102  one is known when the kernel is compiled
+            if ti.static(cut and not adds):  # noqa: SIM102  one is known when the kernel is compiled
                 if length <= p < whole:
                     for s in ti.static(range(len(gs))):
                         gs[s][b, p] = 0
@@ -696,7 +708,7 @@ def fused_kernel(
                     for j in ti.static(range(C)):
                         add_runs(partial, sums, shared, b, j, n_runs, t)
                     if t == 0:
-                        finish(sums, weights, coefficients, values, total, b)
+                        finish(sums, weights, coefficients, values, total, b, adds)
                     b += 128
             elif ti.static(gradient):
                 seam = b - 128
@@ -854,11 +866,11 @@ def fused_kernel(
         n = t
         while n < count:
             sums = ti.Vector.zero(dtype, 2)
-            if not last:
+            if not last or (adds and 0 <= start + n < length):
                 sums = taken(ti.static([gx] if fixed else [gx, gy]), edge, b, start + n, length)
             if n < OVERLAP:
                 sums += left_over(halo, run, ti.min(c, (OVERLAP - 1 - n) // advance), n, advance)
-            put(ti.static([gx] if fixed else [gx, gy]), edge, b, start + n, length, whole, sums)
+            put(ti.static([gx] if fixed else [gx, gy]), edge, b, start + n, length, whole, sums, False)
             n += 128
 
     @ti.func
@@ -1106,7 +1118,10 @@ def fused_kernel(
             for s in ti.static(range(count)):
                 for m in ti.static(range(EMIT)):
                     if ti.static(T * (m + 1) <= H) or t + ti.static(T * m) < H:
-                        gs[s][0, at + ti.static(T * m)] = sums[s][m]
+                        if ti.static(adds):
+                            gs[s][0, at + ti.static(T * m)] = gs[s][0, at + ti.static(T * m)] + sums[s][m]
+                        else:
+                            gs[s][0, at + ti.static(T * m)] = sums[s][m]
         elif b < items:
             left = [ti.cast(0, dtype) for _ in ti.static(range(2 * EMIT))]
             for m in ti.static(range(EMIT)):
@@ -1114,13 +1129,13 @@ def fused_kernel(
             for m in range(EMIT + zero):  # + 0, as in load_frames
                 n = t + T * m
                 if n < H:
-                    put(gs, edge, b, start + n, length, whole, [left[0], left[EMIT]])
+                    put(gs, edge, b, start + n, length, whole, [left[0], left[EMIT]], adds)
                 for k in ti.static(range(EMIT - 1)):
                     left[k], left[EMIT + k] = left[k + 1], left[EMIT + k + 1]
         if ti.static(H > N):
             n = N + t
             while n < H and b < items:
-                put(gs, edge, b, start + n, length, whole, [ti.cast(0, dtype), ti.cast(0, dtype)])
+                put(gs, edge, b, start + n, length, whole, [ti.cast(0, dtype), ti.cast(0, dtype)], adds)
                 n += T
 
     tools = SimpleNamespace(store=store, fetch=fetch, sync=sync, power_of_two=power_of_two,
@@ -1142,13 +1157,13 @@ def choose(n_fft: int, hop: int, dtype: Any, arch: str, stages: Stages | None = 
     points = min(16, n_fft // 8)  # with 32 the program would be too long, see above
     threads = n_fft // points
     cuda, least = arch == "cuda", max(32, threads)  # no block is smaller than a warp
-    # Taichi has a program of blocks of 256 threads fit 128 registers, one of 128 fit 255. More warps at work make up for
+    # Taichi has a program of blocks of 256 threads fit 128 registers, a smaller one 255. More warps at work make up for
     # fewer registers where a team is within a warp, and no others have to wait for it; float64 needs more registers.
     room = None
     if stages is not None:
         arrays = len(stages.quantities) if stages.banded else 0
         room = Room(n_fft // 2 + 1, rows, arrays, threads, 1 << threads.bit_length() // 2)
-    shapes = [(256, 1)] * (dtype == ti.f32 and threads <= 32) + [(128, 2), (128, 1)] if cuda else []
+    shapes = [(256, 1)] * (dtype == ti.f32 and threads <= 32) + [(64, 2), (64, 1)] if cuda else []
     for block, buffers in [*shapes, (least, 1)]:
         shape = Layout(n_fft, hop, points, _radices(n_fft, points), max(least, block) // threads, buffers, cuda,
                         0, cuda and dtype == ti.f32, room)  # fmt: skip
@@ -1175,12 +1190,18 @@ class Sizes:
     runs: int  # of an item
 
     @staticmethod
-    def of(stft: STFT, batch: int, n_samples: int, pack: int) -> "Sizes":
-        """The sizes where `pack` frames share a transform."""
+    def of(layout: Layout, stft: STFT, batch: int, n_samples: int, fixed: bool) -> "Sizes":
+        """As few runs as keep all teams at work, each time all of them: what runs share costs time and memory.
+
+        But none so long that its halo would not be small beside it anyway.
+        """
+        pack = 1 + fixed  # frames that share a transform
         frames = stft.n_frames(n_samples)
-        # A run is long enough that its halo is small beside it, but there is one for each team if there can be.
         most = max(64, -(-2 * stft.n_fft // (stft.hop_length * pack)))
-        steps = max(1, min(most, batch * frames // pack // GRID))
+        transforms = batch * -(-frames // pack)
+        teams = layout.teams_at_work
+        times = -(-transforms // (teams * most))
+        steps = -(-transforms // (teams * times))
         return Sizes(frames, steps, -(-frames // (steps * pack)))
 
 
@@ -1191,9 +1212,10 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
     layout = choose(stft.n_fft, stft.hop_length, dtype, arch_name(), stages, rows)
     if layout is None or columns_of(terms)[-1] > layout.points or (dtype == ti.f64 and not layout.cuda):
         return False
-    pack = 1 if fixed is None else 2
-    sizes = Sizes.of(stft, batch, n_samples, pack)
-    reached = (sizes.runs * sizes.steps * pack + 1) * stft.hop_length  # how far the runs go, silent frames included
+    sizes = Sizes.of(layout, stft, batch, n_samples, fixed is not None)
+    reached = (
+        sizes.runs * sizes.steps * (1 if fixed is None else 2) + 1
+    ) * stft.hop_length  # how far the runs go, silent frames included
     halo = 2 * batch * sizes.runs * layout.overlap
     fits = max(batch * (n_samples + 2 * stft.n_fft), halo, reached) <= MAX_INDEX
     return fits and (fixed is None or prod(fixed.shape[:2]) * goal_width(rows, stft.n_bins, stages) <= MAX_KNOWN)
@@ -1237,7 +1259,7 @@ class BlocksEngine(BinEngine):
         assert layout is not None  # as `supports` said
         self.edges = stft.pad_mode if stft.center else "none"
         self.layout = layout
-        self.sizes = sizes = Sizes.of(stft, batch, n_samples, 1 + self.fixed)
+        self.sizes = sizes = Sizes.of(layout, stft, batch, n_samples, self.fixed)
         self.table = upload(layout.table(stft.window_table).ravel(), dtype)
         self.gains = upload(np.ones(stft.n_bins) if bin_weights is None else np.abs(bin_weights), dtype)  # (K,)
         self.bands = BandLists(bands, dtype)
@@ -1260,7 +1282,12 @@ class BlocksEngine(BinEngine):
         """As `FusedEngine` says: what takes four fifths of the time to compile, and changes nothing."""
         return "advanced_optimization"
 
-    def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any) -> list[Launch]:
+    @property
+    def can_add(self) -> bool:
+        """As `FusedEngine` says."""
+        return True
+
+    def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
         backward = grad_x is not None
         unused = self.edge  # an array where the kernel writes none
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
@@ -1272,5 +1299,5 @@ class BlocksEngine(BinEngine):
             sizes.steps, *self.strides, 1 + backward, 0)  # fmt: skip
         kernel = fused_kernel(
             self.layout, self.dtype, self.terms, parts, self.is_field, self.fixed, backward, self.edges,
-            self.stages, (self.bands.columns, self.bands.size), self.cut)  # fmt: skip
+            self.stages, (self.bands.columns, self.bands.size), self.cut, adds)  # fmt: skip
         return [Launch(kernel, arguments, self.is_field)]

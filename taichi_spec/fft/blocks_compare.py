@@ -235,11 +235,17 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
                 t: ti.template(), scale: ti.template(), gains: ti.template()):  # fmt: skip
         for m in ti.static(range(HALF)):
             k = t + ti.static(T * m)
-            store(sm, team + k, amplitude(re[m], im[m], scale[0] * gains[k]),
-                  amplitude(re[HALF + m], im[HALF + m], scale[1] * gains[k]))  # fmt: skip
+            measure_bin(k, re[m], im[m], re[HALF + m], im[HALF + m], sm, team, scale, gains)
         if t == 0:
-            store(sm, team + MIDDLE, amplitude(middle[0], 0, scale[0] * gains[MIDDLE]),
-                  amplitude(middle[1], 0, scale[1] * gains[MIDDLE]))  # fmt: skip
+            measure_bin(MIDDLE, middle[0], 0, middle[1], 0, sm, team, scale, gains)
+
+    @ti.func
+    def measure_bin(k, xr, xi, yr, yi, sm: ti.template(), team: ti.template(), scale: ti.template(),
+                    gains: ti.template()):  # fmt: skip
+        a, b = amplitude(xr, xi, scale[0] * gains[k]), amplitude(yr, yi, scale[1] * gains[k])
+        if ti.static(not fixed):  # equal ones may be rounded in different ways
+            b = ti.select(scale[4] > 0, a, b)
+        store(sm, team + k, a, b)
 
     @ti.func
     def to_bands(sm: ti.template(), team: ti.template(), t: ti.template(), places: ti.template(),

@@ -74,8 +74,16 @@ class FusedEngine(ABC):
         """Which of Taichi's optimisations the engine's kernels are spared, or ""."""
 
     @abstractmethod
-    def launches(self, total: Any, grad_x: Any, grad_y: Any) -> list[Launch]:
-        """What `evaluate` launches, for signals named "x" and "y". The other arrays are names too, or arrays."""
+    def launches(self, total: Any, grad_x: Any, grad_y: Any, adds: bool = False) -> list[Launch]:
+        """What `evaluate` launches, for signals named "x" and "y". The other arrays are names too, or arrays.
+
+        adds: whether total and gradients are added to what is there; only where the engine `can_add`.
+        """
+
+    @property
+    def can_add(self) -> bool:
+        """Whether the pass itself can add to what is there."""
+        return False
 
     @abstractmethod
     def shares(self) -> NDArray[Any]:
@@ -113,11 +121,11 @@ class BinEngine(FusedEngine):
         self._total = new_array(dtype, (batch,))
         Chain([self._finish(self._total)])()
 
-    def launches(self, total: Any, grad_x: Any, grad_y: Any) -> list[Launch]:
+    def launches(self, total: Any, grad_x: Any, grad_y: Any, adds: bool = False) -> list[Launch]:
         """As `FusedEngine` says."""
-        launches = self._evaluation(grad_x, grad_y, self.parts, total)
+        launches = self._evaluation(grad_x, grad_y, self.parts, total, adds)
         if grad_x is not None and self.first_parts:
-            return [*self._evaluation(None, None, self.first_parts, self._total), *launches]
+            return [*self._evaluation(None, None, self.first_parts, self._total, False), *launches]
         return launches
 
     def shares(self) -> NDArray[Any]:
@@ -130,7 +138,7 @@ class BinEngine(FusedEngine):
         return Launch(self.finish_kernel, (self.sums, self.weights, self.coefficients, self.values, total))
 
     @abstractmethod
-    def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any) -> list[Launch]:
+    def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
         """self.sums[b, column] ← those of `parts`; unless grad_x is None, the gradients by self.coefficients; finish."""
 
 
