@@ -33,7 +33,9 @@ def part_distance(parts: Parts, dtype: Any) -> Any:
     def distance(a, b, j: ti.template()):
         value, slope1, slope2 = ti.cast(0, dtype), ti.cast(0, dtype), ti.cast(0, dtype)
         if ti.static(parts[j][1].quantity == "power"):
-            value, slope1, slope2 = parts[j][1].distance(a * a, b * b, dtype)
+            # The maximum keeps squares apart from their difference: fused into it, those of equal numbers would differ.
+            square1, square2 = ti.max(a * a, ti.cast(0, dtype)), ti.max(b * b, ti.cast(0, dtype))
+            value, slope1, slope2 = parts[j][1].distance(square1, square2, dtype)
             slope1, slope2 = slope1 * 2 * a, slope2 * 2 * b
         else:
             value, slope1, slope2 = parts[j][1].distance(a, b, dtype)

@@ -32,12 +32,12 @@ import taichi as ti
 from numpy.typing import NDArray
 from taichi.lang.impl import expr_init as hold  # evaluates an expression here, once, and gives it a name
 
-from taichi_spec.arrays import itemsize, new_array, new_vectors, upload
+from taichi_spec.arrays import itemsize, new_array, new_vectors, upload, upload_integers
 from taichi_spec.bins import Parts, columns_of, finish_function, part_distance
-from taichi_spec.fft.blocks_compare import BandLists, Room, by_stages
+from taichi_spec.fft.blocks_compare import BandPlaces, Room, band_tables, by_stages
 from taichi_spec.fft.fused import BinEngine
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
-from taichi_spec.framing import annotation, item_sizes
+from taichi_spec.framing import annotation
 from taichi_spec.launch import Launch
 from taichi_spec.precision import split
 from taichi_spec.runtime import arch_name, cuda_multiprocessors
@@ -49,6 +49,9 @@ MAX_INDEX = 2**31 - 2**17  # of an array: indices are i32, and steps beyond its 
 SHARED_BYTES = {"cuda": 48 * 1024, "vulkan": 32 * 1024}  # of a block: Taichi gives no more, nor do many devices
 SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
 MARK = 0x7FC0DEAD  # the bits of a number that no signal has
+# Integers at the head of a kernel's table: 0, which the compiler is not to know; items, samples of an item, frames of an
+# item, runs of an item, transforms of a run; and of a fixed target, numbers from an item to the next and from a frame.
+HEAD = 8
 GRID = 4096  # teams that are launched, if there are so many runs: more than a large GPU has at work side by side
 
 
@@ -244,7 +247,7 @@ def fused_kernel(
     gradient: bool,
     edges: str,
     stages: Stages | None,
-    matrix: tuple[int, int],
+    places: BandPlaces,
     cut: bool,
     adds: bool,
 ) -> Any:
@@ -260,7 +263,7 @@ def fused_kernel(
         gradient: whether to make the gradients too.
         edges: "reflect", "constant" or "none".
         stages: how the quantities are made that are summed, or None for whole bins, a bin at a time.
-        matrix: `BandLists.columns` and `size`.
+        places: where the bands' matrix lies in `table` and `integers`.
         cut: whether items have lengths of their own.
         adds: whether total and gradients are added to what is there.
     """
@@ -285,7 +288,7 @@ def fused_kernel(
     EMIT = min(R, -(-H // T))  # registers of which some are finished with their frame
     HALF = R // 2
     # Pairs of bins at work at once: as many as there are registers for, and LLVM still inlines.
-    PAIRS = 2 if C > 1 else HALF if N < 4096 else 4
+    PAIRS = 2 if C > 1 else HALF if N < (2048 if fixed else 4096) else 4
     NEAR = SECTOR[dtype]
     # The last of a goal's numbers of which a thread may ask for one in time.
     WIDTH = goal_width(layout.room.rows if layout.room else 0, N // 2 + 1, stages)
@@ -299,7 +302,8 @@ def fused_kernel(
     Pairs = ti.types.ndarray(dtype=pair, ndim=1)
     Values = ti.types.ndarray(dtype=dtype, ndim=1)
     Matrix = ti.types.ndarray(dtype=dtype, ndim=2)
-    Places, Lengths = (ti.types.ndarray(dtype=ti.i32, ndim=ndim) for ndim in (1, 2))
+    Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
+    LENGTHS = places.end
     Signal = annotation(is_field)
     Bits, BIAS, MANTISSA = (ti.i64, 1023, 52) if dtype == ti.f64 else (ti.i32, 127, 23)
     ENTRIES, WINDOW, RESIDENT = layout.entries, layout.offsets[-1], layout.resident
@@ -614,16 +618,16 @@ def fused_kernel(
         return value0, value1, da, db
 
     @ti.kernel
-    def fused(x: Signal, y: Values if fixed else Signal, gx: Matrix, gy: Matrix, table: Values, gains: Values,
-              places: Places, entries: Values, lengths: Lengths, halo: Pairs, edge: Matrix,
-              partial: Values, sums: Matrix, weights: Matrix, coefficients: Matrix, values: Matrix, total: Values,
-              batch: ti.i32, n_samples: ti.i32, n_frames: ti.i32, n_runs: ti.i32, n_steps: ti.i32,
-              item_stride: ti.i32, frame_stride: ti.i32, ways: ti.i32, none: ti.i32):  # fmt: skip
-        """Sums and totals, and gradients. ways: 2 with gradients, else 1; none: 0, which the compiler is not to know."""
+    def fused(x: Signal, y: Values if fixed else Signal, gx: Matrix, gy: Matrix, table: Values, integers: Integers,
+              halo: Pairs, edge: Matrix, partial: Values, sums: Matrix, weights: Matrix, coefficients: Matrix,
+              values: Matrix, total: Values):  # fmt: skip
+        """Sums and totals, and gradients. Each argument costs 2 µs a call: hence tables, and sizes among the integers."""
         # 1. every run of frames, by one team. The bounds of all loops are constants: others take a launch to find out.
         ti.loop_config(block_dim=BLOCK)
         for i in range(GRID * T):
-            items, whole, frames, runs, steps, zero = batch, n_samples, n_frames, n_runs, n_steps, none  # read once
+            head = [integers[j] for j in ti.static(range(HEAD))]
+            zero, items, whole, frames, runs, steps = head[0], head[1], head[2], head[3], head[4], head[5]
+            item_stride, frame_stride = head[6], head[7]
             length = whole
             sm = ti.simt.block.SharedArray((SHARED[0],), SHARED[1])
             t = ((i & ti.static(T - 1)) + zero) & 0x1FFFFFFF
@@ -642,7 +646,7 @@ def fused_kernel(
                 c = run - b * runs
                 row = ti.min(b, items - 1)  # teams of the last block may have no item: they read, but write nothing
                 if ti.static(cut):
-                    length, frames = lengths[row, 0], lengths[row, 1]
+                    length, frames = integers[LENGTHS + 2 * row], integers[LENGTHS + 1 + 2 * row]
                 factors = [coefficients[row, ti.static(parts[j][0])] for j in ti.static(range(C))]
                 found = [ti.cast(0, dtype) for _ in ti.static(range(C))]
                 wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES)))]
@@ -666,7 +670,7 @@ def fused_kernel(
                             k = ti.min(t * NEAR, WIDTH - 1)
                             ahead[1 + frame] = ti.bit_cast(read(y, goals[frame] + k), Bits)
                     role = role_at(start, t, zero)
-                    for way in range(ways):  # forward; then, with gradients, back
+                    for way in range(ti.static(1 + gradient) + zero):  # forward; then, with gradients, back
                         if way == 0:
                             if ti.static(fixed):
                                 load_frames(re, im, x, x, table, sm, team, role, b, f, frames, start, length, whole, items,
@@ -679,7 +683,7 @@ def fused_kernel(
                             balance(re, im, sm, team, t, scale)
                         else:
                             between(found, re, im, sm, team, role, row, f, frames, y, item_stride, frame_stride, live, scale,
-                                    factors, gains, places, entries, zero)  # fmt: skip
+                                    factors, table, integers, zero)  # fmt: skip
                         flip = way * ti.static(BACK * TURN)
                         done = ti.static(transform(re, im, sm, team + flip, team + (TURN - flip), role, table, zero))
                         for m in ti.static(range(R)):
@@ -687,7 +691,7 @@ def fused_kernel(
                             im[m] = done[m][1]
                     if ti.static(not gradient):
                         between(found, re, im, sm, team, role, row, f, frames, y, item_stride, frame_stride, live, scale,
-                                factors, gains, places, entries, zero)  # fmt: skip
+                                factors, table, integers, zero)  # fmt: skip
                     else:
                         write_frames(re, im, gx, gy, table, wait, scale, sm, team, role, edge, b, start, length, whole,
                                      inside, items, zero)  # fmt: skip
@@ -703,34 +707,33 @@ def fused_kernel(
             shared = ti.simt.block.SharedArray((128 * C,), dtype)
             t = i & 127
             b = i >> 7
+            items, runs = integers[1], integers[4]
             if b < 128:
-                while b < batch:
+                while b < items:
                     for j in ti.static(range(C)):
-                        add_runs(partial, sums, shared, b, j, n_runs, t)
+                        add_runs(partial, sums, shared, b, j, runs, t)
                     if t == 0:
                         finish(sums, weights, coefficients, values, total, b, adds)
                     b += 128
             elif ti.static(gradient):
                 seam = b - 128
-                while seam < batch * n_runs:
-                    add_left_over(
-                        gx, gy, halo, edge, lengths, seam, n_runs, n_steps * ti.static(FRAMES * H), n_samples, t
-                    )
+                while seam < items * runs:
+                    add_left_over(gx, gy, halo, edge, integers, seam, runs, t)
                     seam += GRID
         if ti.static(gradient and edges == "reflect"):
             # 3. padded positions fold back onto the samples that they mirror: at the left edge, then at the right
             for i in range(GRID * 16):
                 q = i
-                while q < batch * 2 * PAD:
+                while q < integers[1] * 2 * PAD:
                     b = q // ti.static(2 * PAD)
-                    fold(gx, gy, edge, b, q - b * ti.static(2 * PAD), length_of(lengths, b, n_samples))
+                    fold(gx, gy, edge, b, q - b * ti.static(2 * PAD), length_of(integers, b))
                     q += GRID * 16
 
     @ti.func
     def between(found: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
                 t: ti.template(), row: ti.template(), f: ti.template(), frames: ti.template(), y: ti.template(),
                 item_stride: ti.template(), frame_stride: ti.template(), live: ti.template(), scale: ti.template(),
-                factors: ti.template(), gains: ti.template(), places: ti.template(), entries: ti.template(),
+                factors: ti.template(), table: ti.template(), integers: ti.template(),
                 zero: ti.template()):  # fmt: skip
         """What is done to a frame's bins; adds this thread's sums."""
         if ti.static(not BY_STAGES):
@@ -740,7 +743,7 @@ def fused_kernel(
         else:
             second = live and f + 1 < frames
             goals = rows(row, f, frames, item_stride, frame_stride)
-            compare(found, re, im, sm, team, t, y, goals, live, second, scale, factors, gains, places, entries, zero)
+            compare(found, re, im, sm, team, t, y, goals, live, second, scale, factors, table, integers, zero)
 
     @ti.func
     def write_frames(re: ti.template(), im: ti.template(), gx: ti.template(), gy: ti.template(), table: ti.template(),
@@ -846,22 +849,23 @@ def fused_kernel(
             sums[b, ti.static(parts[j][0])] = shared[at]
 
     @ti.func
-    def length_of(lengths: ti.template(), b, whole):
+    def length_of(integers: ti.template(), b):
         """Samples of item b."""
-        length = whole
+        length = integers[2]
         if ti.static(cut):
-            length = lengths[b, 0]
+            length = integers[LENGTHS + 2 * b]
         return length
 
     @ti.func
     def add_left_over(gx: ti.template(), gy: ti.template(), halo: ti.template(), edge: ti.template(),
-                      lengths: ti.template(), run, runs, advance, whole, t):  # fmt: skip
+                      integers: ti.template(), run, runs, t):  # fmt: skip
         """What `run` and runs before it left over behind it, by 128 threads t; zeros where no frame is."""
         b = ti.raw_div(run, runs)
         c = run - b * runs
+        whole, advance = integers[2], integers[5] * ti.static(FRAMES * H)
         start = (c + 1) * advance - PAD  # behind the run
         last = c == runs - 1
-        length = length_of(lengths, b, whole)
+        length = length_of(integers, b)
         count = ti.select(last, ti.max(whole + PAD - start, 0), ti.min(advance, OVERLAP))
         n = t
         while n < count:
@@ -1143,7 +1147,7 @@ def fused_kernel(
     compare: Any = None
     if stages is not None:
         assert layout.room is not None
-        compare = by_stages(N, R, dtype, parts, fixed, gradient, stages, layout.room, matrix, tools)
+        compare = by_stages(N, R, dtype, parts, fixed, gradient, stages, layout.room, places, tools)
     return fused
 
 
@@ -1260,22 +1264,25 @@ class BlocksEngine(BinEngine):
         self.edges = stft.pad_mode if stft.center else "none"
         self.layout = layout
         self.sizes = sizes = Sizes.of(layout, stft, batch, n_samples, self.fixed)
-        self.table = upload(layout.table(stft.window_table).ravel(), dtype)
-        self.gains = upload(np.ones(stft.n_bins) if bin_weights is None else np.abs(bin_weights), dtype)  # (K,)
-        self.bands = BandLists(bands, dtype)
-        self.cut = lengths is not None
-        self.lengths = item_sizes(stft, lengths or (n_samples,))
         self.halo = new_vectors(2, dtype, max(1, batch * sizes.runs * layout.overlap))
         self.edge = new_array(dtype, (2 * batch, stft.n_fft) if self.edges == "reflect" else (1, 1))
         self.partial = new_array(dtype, batch * sizes.runs * len(self.parts))
-        self.goal, self.strides = None, (0, 0)
+        self.goal, strides = None, (0, 0)
         if fixed is not None:
             if stages is not None and not stages.banded:
                 stages = stages._replace(quantities=("magnitude",))  # of which squares are made
             goal = goal_of(fixed, bands, bin_weights, stages)
             self.goal = upload(goal.ravel(), dtype)
             items, frames, width = goal.shape
-            self.strides = frames * width * (items > 1), width * (frames > 1)
+            strides = frames * width * (items > 1), width * (frames > 1)
+        table = layout.table(stft.window_table).ravel()
+        gains = np.ones(stft.n_bins) if bin_weights is None else np.abs(bin_weights)  # (K,)
+        self.places, numbers, integers = band_tables(bands, gains, len(table), HEAD)
+        self.table = upload(np.concatenate([table, numbers]), dtype)
+        head = (0, batch, n_samples, sizes.frames, sizes.runs, sizes.steps, *strides)
+        self.cut = lengths is not None
+        items = [(length, stft.n_frames(length)) for length in lengths or ()]  # (B, 2)
+        self.integers = upload_integers(np.concatenate([head, integers, np.ravel(items)]))
 
     @property
     def spared(self) -> str:
@@ -1291,13 +1298,10 @@ class BlocksEngine(BinEngine):
         backward = grad_x is not None
         unused = self.edge  # an array where the kernel writes none
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
-        sizes = self.sizes
         arguments = (
-            "x", self.goal if self.fixed else "y", *gradients, self.table, self.gains, self.bands.places,
-            self.bands.entries, self.lengths, self.halo, self.edge, self.partial, self.sums, self.weights,
-            self.coefficients, self.values, total, self.batch, self.n_samples, sizes.frames, sizes.runs,
-            sizes.steps, *self.strides, 1 + backward, 0)  # fmt: skip
+            "x", self.goal if self.fixed else "y", *gradients, self.table, self.integers, self.halo, self.edge,
+            self.partial, self.sums, self.weights, self.coefficients, self.values, total)  # fmt: skip
         kernel = fused_kernel(
             self.layout, self.dtype, self.terms, parts, self.is_field, self.fixed, backward, self.edges,
-            self.stages, (self.bands.columns, self.bands.size), self.cut, adds)  # fmt: skip
+            self.stages, self.places, self.cut, adds)  # fmt: skip
         return [Launch(kernel, arguments, self.is_field)]

@@ -20,7 +20,6 @@ import numpy as np
 import taichi as ti
 from numpy.typing import NDArray
 
-from taichi_spec.arrays import upload, upload_integers
 from taichi_spec.bins import Parts, part_distance
 from taichi_spec.fft.stages import Stages
 from taichi_spec.polar import polar
@@ -89,30 +88,40 @@ def groups_of(parts: Parts, stages: Stages, rows: int) -> list[Group]:
     return [Group(those(BinTerm, names), those(Transport, names), i, i * rows) for i, names in enumerate(sets)]
 
 
-class BandLists:
-    """A bands' matrix M by its rows and by its columns, without zeros.
+class BandPlaces(NamedTuple):
+    """Where a bands' matrix M lies in the kernel's tables, by its rows and by its columns, without zeros.
 
     Attributes:
-        places: where each band's bins begin and then those bins; likewise each bin's bands.
-        entries: M's, in the order of the bins, and again in that of the bands.
-        columns: where the second part begins in `places`.
-        size: how many entries there are.
+        gains: in the table of numbers, where the bins' weights begin.
+        row_entries, column_entries: there, M's entries in the order of the bins, and of the bands.
+        bands: in the table of integers, where each band's bins begin, and then those bins.
+        bins: there, where each bin's bands begin, and then those bands.
+        end: there, what comes after them.
     """
 
-    def __init__(self, matrix: NDArray[np.float64] | None, dtype: Any) -> None:
-        matrix = np.zeros((1, 1)) if matrix is None else matrix
-        lists, entries = [], []
-        for m in (matrix, matrix.T):
-            rows, columns = np.nonzero(m)
-            lists.append(np.concatenate([np.searchsorted(rows, np.arange(len(m) + 1)), columns]))
-            entries.append(m[rows, columns])
-        self.columns, self.size = len(lists[0]), len(entries[0])
-        self.places = upload_integers(np.concatenate([*lists, [0]]))
-        self.entries = upload(np.concatenate([*entries, [0]]), dtype)
+    gains: int
+    row_entries: int
+    column_entries: int
+    bands: int
+    bins: int
+    end: int
+
+
+def band_tables(matrix: NDArray[np.float64] | None, gains: NDArray[np.float64], number: int,
+                integer: int) -> tuple[BandPlaces, NDArray[np.float64], NDArray[np.int64]]:  # fmt: skip
+    """The places, and what is to be appended to both tables, which have `number` and `integer` entries so far."""
+    lists, entries = [], []
+    for m in (np.zeros((1, 1)), np.zeros((1, 1))) if matrix is None else (matrix, matrix.T):
+        rows, columns = np.nonzero(m)
+        lists.append(np.concatenate([np.searchsorted(rows, np.arange(len(m) + 1)), columns]))
+        entries.append(m[rows, columns])
+    row_entries, bins = number + len(gains), integer + len(lists[0])
+    places = BandPlaces(number, row_entries, row_entries + len(entries[0]), integer, bins, bins + len(lists[1]))
+    return places, np.concatenate([gains, *entries]), np.concatenate(lists)
 
 
 def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gradient: bool, stages: Stages,
-              room: Room, matrix: tuple[int, int], tools: Any) -> Any:  # fmt: skip
+              room: Room, places: BandPlaces, tools: Any) -> Any:  # fmt: skip
     """The `ti.func` from a frame's transform to its sums and, in its place, to the gradients' transform.
 
     Args:
@@ -120,7 +129,7 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         dtype, parts, fixed, gradient: as in `blocks.fused_kernel`.
         stages: how quantities are made.
         room: where they lie.
-        matrix: `columns` and `size` of the bands' lists.
+        places: where the bands' matrix lies in the kernel's tables.
         tools: what `blocks` gives: functions for shared memory, and those that send mirrors to and fro.
     """
     C, T, HALF, MIDDLE, ROWS = len(parts), room.threads, points // 2, n_fft // 2, room.rows
@@ -129,7 +138,7 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
     TINY = 1e-36 if dtype == ti.f32 else 1e-288  # only keeps 1 / sqrt finite
     AXIS = 2 * ROWS if stages.banded else n_fft  # steps of the frequency axis in a cycle per sample
     banded, toward_target = stages.banded, stages.toward_target
-    COLUMNS, SIZE = matrix
+    GAINS, ROW_ENTRIES, COLUMN_ENTRIES, BANDS, BINS, _ = places
     groups = groups_of(parts, stages, ROWS)
     on_spectra = [j for j, (_, part) in enumerate(parts) if isinstance(part, Complex)]
     # Where a fixed target's spectrum begins in its rows: behind its quantities.
@@ -232,39 +241,39 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
 
     @ti.func
     def measure(re: ti.template(), im: ti.template(), middle: ti.template(), sm: ti.template(), team: ti.template(),
-                t: ti.template(), scale: ti.template(), gains: ti.template()):  # fmt: skip
+                t: ti.template(), scale: ti.template(), table: ti.template()):  # fmt: skip
         for m in ti.static(range(HALF)):
             k = t + ti.static(T * m)
-            measure_bin(k, re[m], im[m], re[HALF + m], im[HALF + m], sm, team, scale, gains)
+            measure_bin(k, re[m], im[m], re[HALF + m], im[HALF + m], sm, team, scale, table)
         if t == 0:
-            measure_bin(MIDDLE, middle[0], 0, middle[1], 0, sm, team, scale, gains)
+            measure_bin(MIDDLE, middle[0], 0, middle[1], 0, sm, team, scale, table)
 
     @ti.func
     def measure_bin(k, xr, xi, yr, yi, sm: ti.template(), team: ti.template(), scale: ti.template(),
-                    gains: ti.template()):  # fmt: skip
-        a, b = amplitude(xr, xi, scale[0] * gains[k]), amplitude(yr, yi, scale[1] * gains[k])
+                    table: ti.template()):  # fmt: skip
+        a, b = amplitude(xr, xi, scale[0] * table[GAINS + k]), amplitude(yr, yi, scale[1] * table[GAINS + k])
         if ti.static(not fixed):  # equal ones may be rounded in different ways
             b = ti.select(scale[4] > 0, a, b)
         store(sm, team + k, a, b)
 
     @ti.func
-    def to_bands(sm: ti.template(), team: ti.template(), t: ti.template(), places: ti.template(),
-                 entries: ti.template()):  # fmt: skip
+    def to_bands(sm: ti.template(), team: ti.template(), t: ti.template(), table: ti.template(),
+                 integers: ti.template()):  # fmt: skip
         """A[j] = Σ_k M[j, k] |w X|, or of the squares, for every quantity."""
         sync()
         j = t
         while j < ROWS:
             sums = [ti.cast(0, dtype) for _ in ti.static(range(2 * len(groups)))]
-            e, end = places[j], places[j + 1]
+            e, end = integers[BANDS + j], integers[BANDS + 1 + j]
             while e < end:
-                a, b = fetch(sm, team + places[ti.static(ROWS + 1) + e])
+                a, b = fetch(sm, team + integers[ti.static(BANDS + ROWS + 1) + e])
                 for i in ti.static(range(len(groups))):
                     if ti.static(stages.quantities[i] == "power"):
-                        sums[2 * i] += entries[e] * (a * a)
-                        sums[2 * i + 1] += entries[e] * (b * b)
+                        sums[2 * i] += table[ROW_ENTRIES + e] * (a * a)
+                        sums[2 * i + 1] += table[ROW_ENTRIES + e] * (b * b)
                     else:
-                        sums[2 * i] += entries[e] * a
-                        sums[2 * i + 1] += entries[e] * b
+                        sums[2 * i] += table[ROW_ENTRIES + e] * a
+                        sums[2 * i + 1] += table[ROW_ENTRIES + e] * b
                 e += 1
             for i in ti.static(range(len(groups))):
                 store(sm, team + ti.static(room.values(i)) + j, sums[2 * i], sums[2 * i + 1])
@@ -426,16 +435,16 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
     # ---- slopes to spectra -----------------------------------------------------------------------------------------
 
     @ti.func
-    def slopes_of(k, sm: ti.template(), team: ti.template(), places: ti.template(), entries: ti.template()):
+    def slopes_of(k, sm: ti.template(), team: ti.template(), table: ti.template(), integers: ti.template()):
         """The loss's slopes by both amplitudes of bin k."""
         slope_a, slope_b = ti.cast(0, dtype), ti.cast(0, dtype)
         if ti.static(not banded):
             slope_a, slope_b = fetch(sm, team + ti.static(room.slopes(0)) + k)
         else:
-            e, end = places[COLUMNS + k], places[COLUMNS + 1 + k]
+            e, end = integers[BINS + k], integers[BINS + 1 + k]
             a, b = fetch(sm, team + k)
             while e < end:
-                j, entry = places[ti.static(COLUMNS + room.bins + 1) + e], entries[SIZE + e]
+                j, entry = integers[ti.static(BINS + room.bins + 1) + e], table[COLUMN_ENTRIES + e]
                 for i in ti.static(range(len(groups))):
                     by_a, by_b = fetch(sm, team + ti.static(room.slopes(i)) + j)
                     if ti.static(stages.quantities[i] == "power"):
@@ -470,13 +479,12 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
     @ti.func
     def gradients_of(k, mine, xr, xi, yr, yi, sums: ti.template(), sm: ti.template(), team: ti.template(),
                      goal: ti.template(), goals: ti.template(), second: ti.template(), scale: ti.template(),
-                     factors: ti.template(), gains: ti.template(), places: ti.template(),
-                     entries: ti.template()):  # fmt: skip
+                     factors: ti.template(), table: ti.template(), integers: ti.template()):  # fmt: skip
         """G of both halves in bin k, from 2 X and 2 Y. mine: whether this thread counts the bin."""
         slope_a, slope_b = ti.cast(0, dtype), ti.cast(0, dtype)
         if ti.static(gradient and len(stages.quantities) > 0):
-            slope_a, slope_b = slopes_of(k, sm, team, places, entries)
-        gain = gains[k]
+            slope_a, slope_b = slopes_of(k, sm, team, table, integers)
+        gain = table[GAINS + k]
         unit_x, _ = length_of(xr, xi)
         unit_y, _ = length_of(yr, yi)
         by_x = ti.select(scale[0] > 0, slope_a * unit_x, 0)
@@ -504,7 +512,7 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
     def cotangent(re: ti.template(), im: ti.template(), middle: ti.template(), peaks: ti.template(),
                   sums: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(), goal: ti.template(),
                   goals: ti.template(), second: ti.template(), scale: ti.template(), factors: ti.template(),
-                  gains: ti.template(), places: ti.template(), entries: ti.template(), zero: ti.template()):  # fmt: skip
+                  table: ti.template(), integers: ti.template(), zero: ti.template()):  # fmt: skip
         """Registers ← G where 2 X and 2 Y were. peaks ← this thread's largest of both.
 
         After each bin the next ones take its place; after all of them each is back. Bin N / 2 comes last, in thread 0.
@@ -515,7 +523,7 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
             gxr, gxi, gyr, gyi = gradients_of(
                 k, not is_middle or t == 0, ti.select(is_middle, middle[0], re[0]), ti.select(is_middle, 0, im[0]),
                 ti.select(is_middle, middle[1], re[HALF]), ti.select(is_middle, 0, im[HALF]), sums, sm, team, goal,
-                goals, second, scale, factors, gains, places, entries)  # fmt: skip
+                goals, second, scale, factors, table, integers)  # fmt: skip
             if ti.static(gradient):
                 if not is_middle or t == 0:
                     peaks[0] = ti.max(peaks[0], ti.max(abs(gxr), abs(gxi)))
@@ -564,8 +572,8 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
     @ti.func
     def compare(found: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
                 t: ti.template(), goal: ti.template(), goals: ti.template(), live: ti.template(), second: ti.template(),
-                scale: ti.template(), factors: ti.template(), gains: ti.template(), places: ti.template(),
-                entries: ti.template(), zero: ti.template()):  # fmt: skip
+                scale: ti.template(), factors: ti.template(), table: ti.template(), integers: ti.template(),
+                zero: ti.template()):  # fmt: skip
         """Adds this thread's sums to what it has found; its bins become the gradients' bins.
 
         goals: where the rows of a fixed target begin, one for each half. live, second: whether the halves are frames.
@@ -575,9 +583,9 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         peaks = [ti.cast(0, dtype) for _ in ti.static(range(2))]
         unpack(re, im, middle, sm, team, t, scale)
         if ti.static(len(stages.quantities) > 0):
-            measure(re, im, middle, sm, team, t, scale, gains)
+            measure(re, im, middle, sm, team, t, scale, table)
             if ti.static(banded):
-                to_bands(sm, team, t, places, entries)
+                to_bands(sm, team, t, table, integers)
             for group in ti.static(groups):
                 compare_bins(group, sums, sm, team, t, goal, goals, second, factors)
                 if ti.static(len(group.transports) > 0):
@@ -585,8 +593,8 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
             if ti.static(banded):
                 sync()  # until all slopes are there
         if ti.static(gradient or len(on_spectra) > 0):
-            cotangent(re, im, middle, peaks, sums, sm, team, t, goal, goals, second, scale, factors, gains, places,
-                      entries, zero)  # fmt: skip
+            cotangent(re, im, middle, peaks, sums, sm, team, t, goal, goals, second, scale, factors, table, integers,
+                      zero)  # fmt: skip
         if ti.static(gradient):
             pack(re, im, middle, peaks, sm, team, t, live, second, scale, zero)
         for j in ti.static(range(C)):
