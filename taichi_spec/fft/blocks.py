@@ -284,11 +284,11 @@ def fused_kernel(
     FRAMES = 2 if fixed else 1  # frames per transform
     KEEP, STRAY = (layout.waiting, layout.stray) if gradient else (0, 0)
     SHIFT = H // T  # how many registers further on the next frame lies, and one more for some threads if it strays
+    # Pairs of bins at work at once: as many as there are registers for, and LLVM still inlines.
+    PAIRS = 2 if C > 1 or (fixed and STRAY) else 4 if N >= (2048 if fixed else 4096) else HALF
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(R, -(-H // T))  # registers of which some are finished with their frame
     HALF = R // 2
-    # Pairs of bins at work at once: as many as there are registers for, and LLVM still inlines.
-    PAIRS = 2 if C > 1 else HALF if N < (2048 if fixed else 4096) else 4
     NEAR = SECTOR[dtype]
     # The last of a goal's numbers of which a thread may ask for one in time.
     WIDTH = goal_width(layout.room.rows if layout.room else 0, N // 2 + 1, stages)
@@ -770,11 +770,13 @@ def fused_kernel(
             role = t
             if ti.static(STRAY > 0):  # the second frame is not where the first one is
                 role = role_at(H, t, zero)
+                # In cells that no other thread still reads: this one's of the last exchange.
+                mine, theirs = team + padded(t), team + padded(role)
                 for m in ti.static(range(HALF)):
-                    store(sm, team + t + ti.static(T * m), re[m], re[HALF + m])
+                    store(sm, mine + ti.static(pad(T * m)), re[m], re[HALF + m])
                 sync()
                 for m in ti.static(range(HALF)):
-                    re[m], re[HALF + m] = fetch(sm, team + role + ti.static(T * m))
+                    re[m], re[HALF + m] = fetch(sm, theirs + ti.static(pad(T * m)))
             # Zeros if there is no second frame, which then was silent.
             emit(ti.static([im]), ti.static([gx]), wait, sm, team, t, edge, b, start, length, whole, inside, items,
                  zero)  # fmt: skip

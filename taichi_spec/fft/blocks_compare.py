@@ -519,7 +519,7 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         """
         for m in range(ti.static(HALF + 1) + zero):
             is_middle = m == HALF
-            k = ti.min(t + T * m, MIDDLE)
+            k = t + ti.select(is_middle and t > 0, 0, T * m)
             gxr, gxi, gyr, gyi = gradients_of(
                 k, not is_middle or t == 0, ti.select(is_middle, middle[0], re[0]), ti.select(is_middle, 0, im[0]),
                 ti.select(is_middle, middle[1], re[HALF]), ti.select(is_middle, 0, im[HALF]), sums, sm, team, goal,
