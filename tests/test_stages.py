@@ -136,7 +136,7 @@ def test_the_targets_direction_of_bands():
     check(x, y, STFTS[0], [ts.Magnitude(p=1), ts.LogMagnitude(eps=0.1)], bands=bands(33), zero_phase="target")
 
 
-LENGTHS = (400, 123, 64, 20_000, 251, 9_000)
+LENGTHS = (400, 123, 64, 8_000, 251, 4_000)
 SMOOTH = [ts.Transport(p=2, weight=100.0), ts.LogMagnitude(eps=0.1)]  # no kink that float32 falls on another side of
 
 

@@ -285,7 +285,7 @@ def fused_kernel(
     KEEP, STRAY = (layout.waiting, layout.stray) if gradient else (0, 0)
     SHIFT = H // T  # how many registers further on the next frame lies, and one more for some threads if it strays
     # Pairs of bins at work at once: as many as there are registers for, and LLVM still inlines.
-    PAIRS = 2 if C > 1 or (fixed and STRAY) else 4 if N >= (2048 if fixed else 4096) else HALF
+    PAIRS = 2 if C > 1 or (fixed and STRAY) else 4 if N >= (2048 if fixed else 4096) else R // 2
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(R, -(-H // T))  # registers of which some are finished with their frame
     HALF = R // 2
