@@ -22,7 +22,7 @@ from taichi_spec.staged import BlockTransform, StagedEngine, spectra_held
 from taichi_spec.stft import STFT, check_integer
 from taichi_spec.strategies import WAYS_BACK, check_per_bin
 from taichi_spec.target import FixedTarget, Target
-from taichi_spec.terms import BinTerm, Complex, Magnitude, SumsTerm, Term, as_terms
+from taichi_spec.terms import BinTerm, Complex, Magnitude, Term, as_terms
 
 ENGINES = ("auto", "direct", "fft")
 REDUCTIONS = ("sum", "mean", "none")
@@ -104,15 +104,10 @@ class Options:
         return self.resolution.stft
 
     @property
-    def is_on_bins(self) -> bool:
-        """Whether all that is asked for is whole bins' sums, or functions of them: all that `BlocksEngine` does."""
-        whole = self.resolution.bands is None and self.resolution.bin_weights is None and self.items.lengths is None
-        return whole and self.zero_phase is None and all(isinstance(term, BinTerm | SumsTerm) for term in self.terms)
-
-    @property
     def is_plain(self) -> bool:
-        """Whether, beyond that, all are sums of what a `BinTerm` says, for any way back to do."""
-        return self.is_on_bins and self.items == Items() and all(isinstance(term, BinTerm) for term in self.terms)
+        """Whether all that is asked for are sums of what a `BinTerm` says, for any way back to do."""
+        whole = self.resolution.bands is None and self.resolution.bin_weights is None and self.items == Items()
+        return whole and self.zero_phase is None and all(isinstance(term, BinTerm) for term in self.terms)
 
     @property
     def needs_phase(self) -> bool:

@@ -179,6 +179,23 @@ def test_items_are_cut_to_their_lengths(stft, terms):
             assert not grad[item, length:].any()
 
 
+def test_several_resolutions_add_up_at_edges_and_ends():
+    """Of reflected edges, items cut short, samples that no frame reaches, and frames that end beyond the signal."""
+    dtype, lengths = dtypes()[0], (400, 123, 251)
+    x, y = signals(20, 3, 400, dtype=dtype)
+    terms, stfts = [ts.Magnitude(), ts.SpectralConvergence()], CUT[1:]
+    values, grads = ts.value_and_grad(x, y, wrt="both", stft=stfts, terms=terms, lengths=lengths, reduction="none")
+    assert is_fused()
+    for item, length in enumerate(lengths):
+        cut = x[item, :length], y[item, :length]
+        every = [ts.reference.value_and_grad(*cut, stft, tuple(terms)) for stft in stfts]
+        value, *expected = (sum(parts) for parts in zip(*every, strict=True))
+        assert values[item] == pytest.approx(value, rel=TOLERANCE[dtype])
+        for grad, wanted in zip(grads, expected, strict=True):
+            assert error(grad[item, :length], wanted) < TOLERANCE[dtype]
+            assert not grad[item, length:].any()
+
+
 @pytest.mark.parametrize("banded", [False, True])
 def test_finite_differences(banded):
     float64_or_skip()

@@ -1,9 +1,8 @@
 """The fused pass on a GPU: frames as blocks.
 
 A team of threads walks a run of neighbouring frames. Each thread holds `points` values of the frame in registers:
-window, transform, distance per bin, transform back, window. Frames overlap-add in registers or in shared memory, and a
-sample's gradient is written once, when the run has passed it. Only the tail that a run shares with the next goes
-through `halo`.
+window, transform, distance per bin, transform back, window. Frames overlap-add in registers, and a sample's gradient is
+written once, when the run has passed it. Only the tail that a run shares with the next goes through `halo`.
 
 The transform is Stockham's: every pass holds points t, t + T, t + 2T, ... of the frame (of T threads this one is t),
 does its small DFTs in registers, and scatters the results through shared memory so that the last pass leaves bin t + T m in
@@ -11,7 +10,8 @@ register m. The way back is the same code with real and imaginary parts exchange
 two, the bins meet their mirrors in shared memory, in a loop over pairs of them.
 
 On CUDA a thread's program has to stay below some 3,200 LLVM instructions, or LLVM no longer inlines it into the kernel, and
-every access to memory becomes twice as long: hence the loops whose bounds have a `zero` that the compiler cannot see.
+every access to memory becomes twice as long: hence the loops whose bounds have a `zero` that the compiler cannot see. An
+index into registers must be known, so a loop over them takes the first one, and each next one takes its place.
 
 What limits the pass on an H200 is shared memory (two thirds of its bandwidth) and latency, with three warps at work for
 each scheduler: hence tables in shared memory, mirrors without bank conflicts, and samples that are asked for in time.
@@ -1163,12 +1163,13 @@ def choose(n_fft: int, hop: int, dtype: Any, arch: str, stages: Stages | None = 
     points = min(16, n_fft // 8)  # with 32 the program would be too long, see above
     threads = n_fft // points
     cuda, least = arch == "cuda", max(32, threads)  # no block is smaller than a warp
-    # Taichi has a program of blocks of 256 threads fit 128 registers, a smaller one 255. More warps at work make up for
-    # fewer registers where a team is within a warp, and no others have to wait for it; float64 needs more registers.
     room = None
     if stages is not None:
         arrays = len(stages.quantities) if stages.banded else 0
         room = Room(n_fft // 2 + 1, rows, arrays, threads, 1 << threads.bit_length() // 2)
+    # Taichi has a program of blocks of 256 threads fit 128 registers, a smaller one 255. More warps at work make up for
+    # fewer registers where a team is within a warp, and no others have to wait for it; float64 needs more registers.
+    # Else a block is a team: two of them wait for each other, and where one needs 170 registers fewer fit.
     shapes = [(256, 1)] * (dtype == ti.f32 and threads <= 32) + [(64, 2), (64, 1)] if cuda else []
     for block, buffers in [*shapes, (least, 1)]:
         shape = Layout(n_fft, hop, points, _radices(n_fft, points), max(least, block) // threads, buffers, cuda,
@@ -1218,10 +1219,8 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
     layout = choose(stft.n_fft, stft.hop_length, dtype, arch_name(), stages, rows)
     if layout is None or columns_of(terms)[-1] > layout.points or (dtype == ti.f64 and not layout.cuda):
         return False
-    sizes = Sizes.of(layout, stft, batch, n_samples, fixed is not None)
-    reached = (
-        sizes.runs * sizes.steps * (1 if fixed is None else 2) + 1
-    ) * stft.hop_length  # how far the runs go, silent frames included
+    sizes, pack = Sizes.of(layout, stft, batch, n_samples, fixed is not None), 1 if fixed is None else 2
+    reached = (sizes.runs * sizes.steps * pack + 1) * stft.hop_length  # how far the runs go, silent frames included
     halo = 2 * batch * sizes.runs * layout.overlap
     fits = max(batch * (n_samples + 2 * stft.n_fft), halo, reached) <= MAX_INDEX
     return fits and (fixed is None or prod(fixed.shape[:2]) * goal_width(rows, stft.n_bins, stages) <= MAX_KNOWN)
