@@ -74,7 +74,7 @@ def test_pitch_and_level(stft):
         check(x, y, stft, PITCH, item_weights=[1.0, -2.0, 0.5])
 
 
-@pytest.mark.parametrize("stft", STFTS, ids=str)
+@pytest.mark.parametrize("stft", STFTS[1:], ids=str)
 def test_weighted_bins_of_a_mixture(stft):
     for dtype in dtypes():
         x, y = signals(2, 3, 700, dtype=dtype)
@@ -103,7 +103,7 @@ def test_bands_of_a_mixture(n_fft):
         check(x, y, stft, MIXED, bands=bands(stft.n_bins), bin_weights=bin_weights(stft.n_bins))
 
 
-@pytest.mark.parametrize("stft", STFTS, ids=str)
+@pytest.mark.parametrize("stft", STFTS[1:], ids=str)
 def test_terms_on_spectra(stft):
     for dtype in dtypes():
         x, y = signals(16, 3, 700, dtype=dtype)
@@ -144,13 +144,7 @@ CUT = [*STFTS[:2], ts.STFT(64, 15, pad_end=True), ts.STFT(64, 100, center=True)]
 
 
 @pytest.mark.parametrize(
-    "stft,terms",
-    [
-        *((stft, [ts.Magnitude()]) for stft in CUT),
-        *((stft, SMOOTH) for stft in CUT[1:3]),
-        (CUT[0], PHASE),
-        (CUT[3], PHASE),
-    ],
+    "stft,terms", [(CUT[0], [ts.Magnitude()]), (CUT[1], [ts.Magnitude()]), (CUT[2], SMOOTH), (CUT[3], PHASE)]
 )
 def test_items_are_cut_to_their_lengths(stft, terms):
     """Short items have segments without frames, and whatever lies in memory and beyond an item does not count."""

@@ -495,17 +495,18 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
             ar, ai, br, bi = xr * to_x, xi * to_x, yr * to_y, yi * to_y
             if ti.static(fixed):
                 at, then = goals[0] + ti.static(PHASE) + k, goals[1] + ti.static(PHASE) + k
-                more, less = by_phase(True, sums, mine, 1, ar, ai, goal[at], goal[at + room.bins], slope_a, factors)
-                gxr, gxi = gxr + more, gxi + less
-                more, less = by_phase(True, sums, mine and second, 1, br, bi, goal[then], goal[then + room.bins], slope_b,
-                                      factors)  # fmt: skip
-                gyr, gyi = gyr + more, gyi + less
+                more_re, more_im = by_phase(True, sums, mine, 1, ar, ai, goal[at], goal[at + room.bins], slope_a,
+                                            factors)  # fmt: skip
+                gxr, gxi = gxr + more_re, gxi + more_im
+                more_re, more_im = by_phase(True, sums, mine and second, 1, br, bi, goal[then],
+                                            goal[then + room.bins], slope_b, factors)  # fmt: skip
+                gyr, gyi = gyr + more_re, gyi + more_im
             else:
                 differ = 1 - scale[4]
-                more, less = by_phase(True, sums, mine, differ, ar, ai, br, bi, slope_a, factors)
-                gxr, gxi = gxr + more, gxi + less
-                more, less = by_phase(False, sums, mine, differ, br, bi, ar, ai, slope_b, factors)
-                gyr, gyi = gyr + more, gyi + less
+                more_re, more_im = by_phase(True, sums, mine, differ, ar, ai, br, bi, slope_a, factors)
+                gxr, gxi = gxr + more_re, gxi + more_im
+                more_re, more_im = by_phase(False, sums, mine, differ, br, bi, ar, ai, slope_b, factors)
+                gyr, gyi = gyr + more_re, gyi + more_im
         return gxr * gain, gxi * gain, gyr * gain, gyi * gain
 
     @ti.func
