@@ -76,10 +76,10 @@ def test_pitch_and_level(stft):
 
 @pytest.mark.parametrize("stft", STFTS[1:], ids=str)
 def test_weighted_bins_of_a_mixture(stft):
-    for dtype in dtypes():
-        x, y = signals(2, 3, 700, dtype=dtype)
-        y[1] *= dtype(1e-3)
-        check(x, y, stft, MIXED, item_weights=[1.0, -2.0, 0.5], bin_weights=bin_weights(stft.n_bins))
+    dtype = dtypes()[0]
+    x, y = signals(2, 3, 700, dtype=dtype)
+    y[1] *= dtype(1e-3)
+    check(x, y, stft, MIXED, item_weights=[1.0, -2.0, 0.5], bin_weights=bin_weights(stft.n_bins))
 
 
 @pytest.mark.parametrize("stft", STFTS, ids=str)
@@ -91,16 +91,12 @@ def test_bands(stft):
         check(x, y, stft, PITCH, bin_weights=bin_weights(stft.n_bins), **options)
 
 
-@pytest.mark.parametrize("n_fft", [64, 67])
-def test_bands_of_a_mixture(n_fft):
-    """67: Bluestein's way, on the CPU; on a GPU another engine's."""
-    if n_fft == 67 and runtime.arch_name() != "cpu":
-        pytest.skip("no power of two")
-    stft = ts.STFT(n_fft, 20)
-    for dtype in dtypes():
-        x, y = signals(4, 3, 300, dtype=dtype)
-        x[2], y[0] = 0, 0
-        check(x, y, stft, MIXED, bands=bands(stft.n_bins), bin_weights=bin_weights(stft.n_bins))
+def test_bands_of_a_mixture():
+    """On the CPU by Bluestein's way; on a GPU that size is another engine's."""
+    stft = ts.STFT(67 if runtime.arch_name() == "cpu" else 64, 20)
+    x, y = signals(4, 3, 300, dtype=dtypes()[0])
+    x[2], y[0] = 0, 0
+    check(x, y, stft, MIXED, bands=bands(stft.n_bins), bin_weights=bin_weights(stft.n_bins))
 
 
 @pytest.mark.parametrize("stft", STFTS[1:], ids=str)
