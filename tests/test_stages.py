@@ -110,19 +110,19 @@ def test_terms_on_spectra(stft):
 @pytest.mark.parametrize("terms", [PHASE, [ts.Magnitude(p=1), ts.LogMagnitude(eps=0.1)]], ids=["phase", "magnitude"])
 def test_what_moves_silence(terms):
     """Complex does, and so does the target's direction on request: of x alone, and where X is 0, nowhere else."""
-    for dtype in dtypes():
-        x, y = signals(17, 4, 400, dtype=dtype)
-        x[0], y[1] = 0, 0
-        x[2, 100:300], y[2, 200:350] = 0, 0
-        x[3], y[3] = 0, 0
-        options = dict(bin_weights=bin_weights(33), zero_phase="target")
-        check(x, y, STFTS[0], terms, **options)
-        value, grad = ts.value_and_grad(x, ts.Target.from_signal(y), stft=STFTS[0], terms=terms, **options)
-        assert is_fused()
-        expected = ts.reference.value_and_grad(x, y, STFTS[0], tuple(terms), **options)
-        assert value == pytest.approx(expected[0].sum(), rel=TOLERANCE[dtype])
-        assert error(grad, expected[1]) < TOLERANCE[dtype]
-        assert np.abs(expected[1][0]).max() > 0
+    dtype = dtypes()[0]
+    x, y = signals(17, 4, 400, dtype=dtype)
+    x[0], y[1] = 0, 0
+    x[2, 100:300], y[2, 200:350] = 0, 0
+    x[3], y[3] = 0, 0
+    options = dict(bin_weights=bin_weights(33), zero_phase="target")
+    check(x, y, STFTS[0], terms, **options)
+    value, grad = ts.value_and_grad(x, ts.Target.from_signal(y), stft=STFTS[0], terms=terms, **options)
+    assert is_fused()
+    expected = ts.reference.value_and_grad(x, y, STFTS[0], tuple(terms), **options)
+    assert value == pytest.approx(expected[0].sum(), rel=TOLERANCE[dtype])
+    assert error(grad, expected[1]) < TOLERANCE[dtype]
+    assert np.abs(expected[1][0]).max() > 0
     check(x, y, STFTS[0], PHASE)
 
 
