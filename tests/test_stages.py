@@ -41,7 +41,7 @@ def is_fused(engine=None):
 def float64_or_skip():
     """For what float32 is too coarse for."""
     if np.float64 not in dtypes():
-        pytest.skip("float32 only")
+        pytest.skip("finite differences need float64, which this backend does not have")
 
 
 def bands(n_bins, n_bands=9):

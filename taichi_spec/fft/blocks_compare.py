@@ -21,10 +21,10 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.bins import Parts, part_distance
-from taichi_spec.fft.stages import Stages
+from taichi_spec.fft.stages import Stages, rows_of
 from taichi_spec.polar import polar
 from taichi_spec.terms import BinTerm, Complex, Transport
-from taichi_spec.terms.transport import cost, inverse
+from taichi_spec.terms.transport import cost, inverse, share
 
 
 class Room(NamedTuple):
@@ -110,14 +110,11 @@ class BandPlaces(NamedTuple):
 def band_tables(matrix: NDArray[np.float64] | None, gains: NDArray[np.float64], number: int,
                 integer: int) -> tuple[BandPlaces, NDArray[np.float64], NDArray[np.int64]]:  # fmt: skip
     """The places, and what is to be appended to both tables, which have `number` and `integer` entries so far."""
-    lists, entries = [], []
-    for m in (np.zeros((1, 1)), np.zeros((1, 1))) if matrix is None else (matrix, matrix.T):
-        rows, columns = np.nonzero(m)
-        lists.append(np.concatenate([np.searchsorted(rows, np.arange(len(m) + 1)), columns]))
-        entries.append(m[rows, columns])
-    row_entries, bins = number + len(gains), integer + len(lists[0])
-    places = BandPlaces(number, row_entries, row_entries + len(entries[0]), integer, bins, bins + len(lists[1]))
-    return places, np.concatenate([gains, *entries]), np.concatenate(lists)
+    matrix = np.zeros((1, 1)) if matrix is None else matrix
+    (bins_of_bands, by_row), (bands_of_bins, by_column) = rows_of(matrix), rows_of(matrix.T)
+    row_entries, bins = number + len(gains), integer + len(bins_of_bands)
+    places = BandPlaces(number, row_entries, row_entries + len(by_row), integer, bins, bins + len(bands_of_bins))
+    return places, np.concatenate([gains, by_row, by_column]), np.concatenate([bins_of_bands, bands_of_bins])
 
 
 def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gradient: bool, stages: Stages,
@@ -339,11 +336,6 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
             by_a, by_b = 2 * a * by_a, 2 * b * by_b
         a, b = fetch(sm, slopes + i)
         store(sm, slopes + i, a + by_a, b + by_b)
-
-    @ti.func
-    def share(P, least, scale):
-        """p[k], 0 where the scale is, whatever P."""
-        return ti.select(scale > 0, ti.max(P - least, 0) * scale, 0)
 
     @ti.func
     def transport(j: ti.template(), group: ti.template(), side, sm: ti.template(), team: ti.template(),

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from taichi_spec.arrays import upload, upload_integers
 from taichi_spec.bins import Parts, part_distance
-from taichi_spec.fft.stages import Stages
+from taichi_spec.fft.stages import Stages, rows_of
 from taichi_spec.polar import polar
 from taichi_spec.terms import BinTerm, Complex, Transport
-from taichi_spec.terms.transport import cost, inverse
+from taichi_spec.terms.transport import cost, inverse, share
 
 VECTOR_BYTES = 32  # LLVM makes 256-bit instructions of lane arithmetic, on AVX-512 too
 CHUNK = 256  # bins
@@ -47,9 +47,8 @@ def columns_of_bands(matrix: NDArray[np.float64] | None, dtype: Any) -> tuple[An
     """A bands' matrix M by its columns, without zeros, for kernels: where each bin's begin and then bands; entries."""
     if matrix is None:
         return upload_integers(np.zeros(1)), upload(np.zeros(1), dtype)
-    bins, rows = np.nonzero(matrix.T)
-    starts = np.searchsorted(bins, np.arange(matrix.shape[1] + 1))
-    return upload_integers(np.concatenate([starts, rows, [0]])), upload(np.append(matrix[rows, bins], 0), dtype)
+    bands, entries = rows_of(matrix.T)
+    return upload_integers(np.append(bands, 0)), upload(np.append(entries, 0), dtype)
 
 
 @ti.func
@@ -231,11 +230,6 @@ def transporting(dtype: Any, fixed: bool, backward: bool) -> Any:
         for l in range(L):
             top = dq + ti.cast(work[top_at][l], ti.i32)
             work[top][l] = work[top][l] + work[at][l]
-
-    @ti.func
-    def share(P, least, scale):
-        """p[k], 0 where the scale is, whatever P."""
-        return ti.select(scale > 0, ti.max(P - least, 0) * scale, 0)
 
     @ti.func
     def transport(work: ti.template(), q, spare, term: ti.template(), coefficient, size: ti.template(), zero):

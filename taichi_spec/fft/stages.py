@@ -60,3 +60,9 @@ def goal_of(
         spectrum = target if bin_weights is None else target * np.sign(bin_weights)
         goal += [spectrum.real, spectrum.imag]
     return np.concatenate(goal, axis=-1)
+
+
+def rows_of(matrix: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """A matrix by its rows, without zeros: where each row's entries begin and then their columns; the entries."""
+    rows, columns = np.nonzero(matrix)
+    return np.concatenate([np.searchsorted(rows, np.arange(len(matrix) + 1)), columns]), matrix[rows, columns]

@@ -87,6 +87,12 @@ def cost(d, p: ti.template(), real: ti.template()):
 
 
 @ti.func
+def share(P, least, scale):
+    """p[k], 0 where the scale is, whatever P; of one number or a vector."""
+    return ti.select(scale > 0, ti.max(P - least, 0) * scale, 0)
+
+
+@ti.func
 def inverse(total, real: ti.template()):
     """1 / ΣP', and 0 for silence and overflow."""
     scale = ti.cast(0, real)
