@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from taichi_spec.arrays import upload
 from taichi_spec.checks import check_choice
 from taichi_spec.direct import DirectDFT
-from taichi_spec.fft import blocks
+from taichi_spec.fft import blocks, matrix
 from taichi_spec.fft.fused import FusedEngine
 from taichi_spec.fft.lanes import LanesEngine
 from taichi_spec.fft.memory import MemoryDFT
+from taichi_spec.fft.stages import stages_of
 from taichi_spec.resolutions import Items, Resolution, array_of, check_resolutions
 from taichi_spec.runtime import arch_name
 from taichi_spec.several import sum_of
@@ -181,15 +182,17 @@ def _fused_engine(
     stft, resolution = options.stft, options.resolution
     terms, bands, bin_weights = options.terms, array_of(resolution.bands), array_of(resolution.bin_weights)
     toward_target = options.zero_phase == "target"
-    Engine: Any = LanesEngine if arch_name() == "cpu" else blocks.BlocksEngine
-    if Engine is blocks.BlocksEngine and not blocks.supports(
-        stft, dtype, batch, n_samples, terms, analysed, bands, bin_weights, toward_target
-    ):
-        return None
-    made: FusedEngine = Engine(
-        stft, dtype, is_field, batch, n_samples, terms, options.term_weights(batch, n_samples), analysed, bands,
-        bin_weights, toward_target, options.items.lengths)  # fmt: skip
-    return made
+    sizes = stft, dtype, batch, n_samples, terms, analysed
+    signals = stft, dtype, is_field, batch, n_samples, terms, options.term_weights(batch, n_samples), analysed
+    ways = bands, bin_weights, toward_target
+    lengths = options.items.lengths
+    if arch_name() == "cpu":
+        return LanesEngine(*signals, *ways, lengths)
+    if blocks.supports(*sizes, *ways):
+        return blocks.BlocksEngine(*signals, *ways, lengths)
+    if stages_of(terms, *ways) is None and matrix.supports(*sizes):
+        return matrix.MatrixEngine(*signals, lengths, options.scratch_bytes)
+    return None
 
 
 def choose_dft(engine: str, n_fft: int) -> Any:

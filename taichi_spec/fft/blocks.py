@@ -30,16 +30,15 @@ from typing import Any
 import numpy as np
 import taichi as ti
 from numpy.typing import NDArray
-from taichi.lang.impl import expr_init as hold  # evaluates an expression here, once, and gives it a name
 
 from taichi_spec.arrays import itemsize, new_array, new_vectors, upload, upload_integers
-from taichi_spec.bins import Parts, columns_of, finish_function, part_distance
+from taichi_spec.bins import Parts, columns_of, finish_function
 from taichi_spec.fft.blocks_compare import BandPlaces, Room, band_tables, by_stages
-from taichi_spec.fft.fused import BinEngine
+from taichi_spec.fft.fused import BinEngine, run_sums
+from taichi_spec.fft.pairs import constant, hold, measures_of, power_of_two, two_bins
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.framing import annotation
 from taichi_spec.launch import Launch
-from taichi_spec.precision import split
 from taichi_spec.runtime import arch_name, cuda_multiprocessors
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
@@ -184,14 +183,6 @@ def known(index):
     return hold(index & 0x1FFFFFFF)
 
 
-def constant(value: float, dtype):
-    """A Python float in full precision: Taichi would round it to `default_fp`."""
-    high, middle, low = split(value)
-    if dtype == ti.f32:
-        return hold(ti.cast(high, dtype))
-    return hold(ti.cast(high, dtype) + (ti.cast(middle, dtype) + ti.cast(low, dtype)))
-
-
 def bit_reverse(i: int, n: int) -> int:
     """i with the order of its log2(n) bits turned round."""
     return int(format(i, f"0{n.bit_length() - 1}b")[::-1], 2) if n > 1 else 0
@@ -267,8 +258,8 @@ def fused_kernel(
         cut: whether items have lengths of their own.
         adds: whether total and gradients are added to what is there.
     """
-    distance, C = part_distance(parts, dtype), len(parts)
-    finish = finish_function(terms, dtype)
+    measures, C, powers = measures_of(parts, fixed, dtype), len(parts), power_of_two(dtype)
+    finish, add_runs = finish_function(terms, dtype), run_sums(parts, dtype)
     N, H, R, T = layout.n_fft, layout.hop, layout.points, layout.threads
     TEAMS, BLOCK, CELLS, OVERLAP = layout.teams, layout.block, layout.cells, layout.overlap
     RADICES, STRIDES, OFFSETS = layout.radices, layout.strides, layout.offsets
@@ -305,7 +296,7 @@ def fused_kernel(
     Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
     LENGTHS = places.end
     Signal = annotation(is_field)
-    Bits, BIAS, MANTISSA = (ti.i64, 1023, 52) if dtype == ti.f64 else (ti.i32, 127, 23)
+    Bits = ti.i64 if dtype == ti.f64 else ti.i32
     ENTRIES, WINDOW, RESIDENT = layout.entries, layout.offsets[-1], layout.resident
     # A cell is one word of two values on CUDA and lies in two planes elsewhere: Taichi has no shared vectors there.
     TOTAL, TABLE = layout.block_cells, CELLS * TEAMS
@@ -346,10 +337,6 @@ def fused_kernel(
             return value[0], value[1]
         else:
             return sm[at], sm[at + ti.static(TOTAL)]
-
-    @ti.func
-    def read(array: ti.template(), at: ti.template()):
-        return array[at]
 
     @ti.func
     def cell(x: ti.template(), b: ti.template(), at: ti.template()):
@@ -429,18 +416,6 @@ def fused_kernel(
             return fetch(sm, at + TABLE)
         else:
             return table[at], table[at + ENTRIES]
-
-    @ti.func
-    def exponent(e: ti.template()):
-        """The bits of the power of two with biased exponent e."""
-        return ti.cast(e, Bits) << MANTISSA
-
-    @ti.func
-    def power_of_two(peak):
-        """2^e and 2^-e for a peak of 2^e ... 2^(e+1)."""
-        bits = ti.bit_cast(peak, Bits) & exponent(2 * BIAS + 1)
-        bits = ti.min(ti.max(bits, exponent(1)), exponent(2 * BIAS - 2))
-        return ti.bit_cast(bits, dtype), ti.bit_cast(exponent(2 * BIAS) - bits, dtype)
 
     def peak_of(values):
         """The largest magnitude among this thread's values."""
@@ -523,8 +498,8 @@ def fused_kernel(
         scale[3] = ti.cast(0.5, dtype) * ti.cast(y > 0, dtype)
         scale[0], scale[1] = scale[2], scale[3]
         if uniform(low * ti.cast(16, dtype) < high or high > 1e9 or low < 1e-9):
-            up_x, down_x = power_of_two(x)
-            up_y, down_y = power_of_two(y)
+            up_x, down_x = powers(x)
+            up_y, down_y = powers(y)
             scale[0], scale[1] = scale[2] * up_x, scale[3] * up_y
             for m in ti.static(range(R)):
                 re[m] = re[m] * down_x
@@ -568,54 +543,6 @@ def fused_kernel(
         """This thread's cells: points t + T m."""
         base = known(team + padded(t))
         return [fetch(sm, base + pad(m * T)) for m in range(R)]
-
-    def tiny():
-        """So little that it only keeps 1 / sqrt finite: 1e-36 in float32, 1e-288 in float64."""
-        value = ti.cast(1e-36, dtype)
-        if dtype == ti.f64:
-            value = hold(value * value)
-            value = hold(value * value)
-            value = value * value
-        return hold(value)
-
-    def two_bins(z, m, measure, scale):
-        """Bins k and N - k of the packed transform: the two distances, and what replaces the bins.
-
-        z = X + i Y at k and m = conj(X) + i conj(Y) at N - k give 2 X and 2 Y; G_X = phi' X / |X| and G_Y go back the
-        same way, halved because both k and N - k will contribute. `measure` has both halves in it.
-        """
-        x = hold(z[0] + m[0]), hold(z[1] - m[1])
-        y = hold(z[1] + m[1]), hold(m[0] - z[0])
-        if not fixed:
-            y = tuple(hold(ti.select(scale[4] > 0, mine, other)) for mine, other in zip(x, y))
-        least = tiny()
-        px = hold(x[0] * x[0] + (x[1] * x[1] + least))
-        py = hold(y[0] * y[0] + (y[1] * y[1] + least))
-        if not fixed:
-            py = hold(ti.select(scale[4] > 0, px, py))
-        # Directions first: a large slope over a tiny amplitude may overflow.
-        ix, iy = hold(ti.rsqrt(px)), hold(ti.rsqrt(py))
-        # The maximum keeps these products apart from what is subtracted of them: fused, equal ones would differ.
-        none = constant(0.0, dtype)
-        found, dx, dy = measure(hold(ti.max(px * ix * scale[0], none)), hold(ti.max(py * iy * scale[1], none)))
-        real, imag = hold(dx * (x[0] * ix)), hold(dx * (x[1] * ix))
-        p, q = hold(dy * (y[0] * iy)), hold(dy * (y[1] * iy))
-        return (
-            found,
-            (hold(real - q), hold(imag + p)),
-            (hold(real + q), hold(p - imag)),
-        )
-
-    @ti.func
-    def both(a: ti.template(), b: ti.template(), j: ti.template()):
-        value, da, db = distance(a, b, j)
-        return value, da, db
-
-    @ti.func
-    def against(first: ti.template(), second: ti.template(), a: ti.template(), b: ti.template(), j: ti.template()):
-        value0, da, _ = distance(a, first, j)
-        value1, db, _ = distance(b, second, j)
-        return value0, value1, da, db
 
     @ti.kernel
     def fused(x: Signal, y: Values if fixed else Signal, gx: Matrix, gy: Matrix, table: Values, integers: Integers,
@@ -668,7 +595,7 @@ def fused_kernel(
                         goals = rows(row, f, frames, item_stride, frame_stride)
                         for frame in ti.static(range(2)):
                             k = ti.min(t * NEAR, WIDTH - 1)
-                            ahead[1 + frame] = ti.bit_cast(read(y, goals[frame] + k), Bits)
+                            ahead[1 + frame] = ti.bit_cast(y[goals[frame] + k], Bits)
                     role = role_at(start, t, zero)
                     for way in range(ti.static(1 + gradient) + zero):  # forward; then, with gradients, back
                         if way == 0:
@@ -831,24 +758,6 @@ def fused_kernel(
             whole, _ = fetch(sm, team + T * j)
             partial[first + j] = whole
             j += T
-
-    @ti.func
-    def add_runs(partial: ti.template(), sums: ti.template(), shared: ti.template(), b, j: ti.template(), runs, t):
-        """A sum of item b, over its runs, by the 128 threads t of a block."""
-        total = ti.cast(0, dtype)
-        c = t
-        while c < runs:
-            total += partial[(b * runs + c) * C + j]
-            c += 128
-        at = t + ti.static(128 * j)
-        ti.simt.block.sync()  # until all have read the item before
-        shared[at] = total
-        for s in ti.static((64, 32, 16, 8, 4, 2, 1)):
-            ti.simt.block.sync()
-            if t < s:
-                shared[at] = shared[at] + shared[at + s]
-        if t == 0:
-            sums[b, ti.static(parts[j][0])] = shared[at]
 
     @ti.func
     def length_of(integers: ti.template(), b):
@@ -1042,7 +951,7 @@ def fused_kernel(
         mirrors = [fetch(sm, cell) for cell in cells]
         totals, firsts = None, []
         for m, (z, mirror) in enumerate(zip(bins, mirrors)):
-            found, low, high = two_bins(z, mirror, measure[m], scale)
+            found, low, high = two_bins(z, mirror, measure[m], scale, fixed, dtype)
             if gradient:
                 if m == 0:
                     low, high = [[hold(ti.select(alone, 2 * v, v)) for v in both_parts] for both_parts in (low, high)]
@@ -1050,37 +959,6 @@ def fused_kernel(
             firsts.append(low)
             totals = found if totals is None else [hold(s + v) for s, v in zip(totals, found)]
         return totals, firsts
-
-    def measures(y, row0, row1, second, factors, scale):
-        """A function from k - t to what measures bin k: from two magnitudes the parts' values, and both derivatives of
-        all, each times its factor.
-
-        row0, row1: where this thread's first magnitudes of the target lie, if fixed. second: whether there is a frame.
-        """
-        forces = [[hold(factor * scale[2 + s]) for factor in factors] for s in (0, 1)]
-
-        def weighed(slopes, s):
-            total = hold(forces[s][0] * slopes[0])
-            for force, slope in list(zip(forces[s], slopes))[1:]:
-                total = hold(total + force * slope)
-            return total
-
-        def at(away):
-            target = [hold(read(y, row + away)) for row in (row0, row1)] if fixed else []
-
-            def part(a, b, j):
-                if not fixed:
-                    return both(a, b, j)
-                value0, value1, da, db = against(*target, a, b, j)
-                return hold(value0 + ti.select(second, value1, ti.cast(0, dtype))), da, db
-
-            def measure(a, b):
-                values, *slopes = zip(*[part(a, b, j) for j in range(C)])
-                return values, weighed(slopes[0], 0), weighed(slopes[1], 1)
-
-            return measure
-
-        return at
 
     def twiddles(sm, table, j, offset, stride):
         """A function from a radix's entry to its twiddle."""
@@ -1144,7 +1022,7 @@ def fused_kernel(
                 put(gs, edge, b, start + n, length, whole, [ti.cast(0, dtype), ti.cast(0, dtype)], adds)
                 n += T
 
-    tools = SimpleNamespace(store=store, fetch=fetch, sync=sync, power_of_two=power_of_two,
+    tools = SimpleNamespace(store=store, fetch=fetch, sync=sync, power_of_two=powers,
                             lend_mirrors=lend_mirrors, take_mirrors=take_mirrors, mirrors=SPECTRAL)  # fmt: skip
     compare: Any = None
     if stages is not None:

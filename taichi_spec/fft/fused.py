@@ -142,6 +142,33 @@ class BinEngine(FusedEngine):
         """self.sums[b, column] ← those of `parts`; unless grad_x is None, the gradients by self.coefficients; finish."""
 
 
+def run_sums(parts: Parts, dtype: Any) -> Any:
+    """The `ti.func` sums[b, column] ← Σ_c partial[b, c, j] over all runs c of an item, by the 128 threads t of a block.
+
+    shared: room for 128 numbers of each part.
+    """
+    C = len(parts)
+
+    @ti.func
+    def add_runs(partial: ti.template(), sums: ti.template(), shared: ti.template(), b, j: ti.template(), runs, t):
+        total = ti.cast(0, dtype)
+        c = t
+        while c < runs:
+            total += partial[(b * runs + c) * C + j]
+            c += 128
+        at = t + ti.static(128 * j)
+        ti.simt.block.sync()  # until all have read the item before
+        shared[at] = total
+        for s in ti.static((64, 32, 16, 8, 4, 2, 1)):
+            ti.simt.block.sync()
+            if t < s:
+                shared[at] = shared[at] + shared[at + s]
+        if t == 0:
+            sums[b, ti.static(parts[j][0])] = shared[at]
+
+    return add_runs
+
+
 @cache
 def add_scaled_kernel(is_field: bool) -> Any:
     """The kernel that adds a kept gradient to the user's."""

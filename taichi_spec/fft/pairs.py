@@ -1,0 +1,137 @@
+"""Two real frames ride in one complex transform: what becomes of its bins k and N - k, together.
+
+Functions without a decorator run while Taichi traces a kernel: they take and return Python lists of Taichi values.
+"""
+
+from functools import cache
+from typing import Any
+
+import taichi as ti
+from taichi.lang.impl import expr_init as hold  # evaluates an expression here, once, and gives it a name
+
+from taichi_spec.bins import Parts, part_distance
+from taichi_spec.precision import split
+
+
+def constant(value: float, dtype):
+    """A Python float in full precision: Taichi would round it to `default_fp`."""
+    high, middle, low = split(value)
+    if dtype == ti.f32:
+        return hold(ti.cast(high, dtype))
+    return hold(ti.cast(high, dtype) + (ti.cast(middle, dtype) + ti.cast(low, dtype)))
+
+
+def tiny(dtype):
+    """So little that it only keeps 1 / sqrt finite: 1e-36 in float32, 1e-288 in float64."""
+    value = ti.cast(1e-36, dtype)
+    if dtype == ti.f64:
+        value = hold(value * value)
+        value = hold(value * value)
+        value = value * value
+    return hold(value)
+
+
+@cache
+def power_of_two(dtype: Any) -> Any:
+    """A `ti.func` from a peak of 2^e ... 2^(e+1) to 2^e and 2^-e."""
+    Bits, BIAS, MANTISSA = (ti.i64, 1023, 52) if dtype == ti.f64 else (ti.i32, 127, 23)
+
+    @ti.func
+    def exponent(e: ti.template()):
+        """The bits of the power of two with biased exponent e."""
+        return ti.cast(e, Bits) << MANTISSA
+
+    @ti.func
+    def powers(peak):
+        bits = ti.bit_cast(peak, Bits) & exponent(2 * BIAS + 1)
+        bits = ti.min(ti.max(bits, exponent(1)), exponent(2 * BIAS - 2))
+        return ti.bit_cast(bits, dtype), ti.bit_cast(exponent(2 * BIAS) - bits, dtype)
+
+    return powers
+
+
+def measures_of(parts: Parts, fixed: bool, dtype: Any) -> Any:
+    """The function of a kernel that `two_bins` takes its measure from: see `measures`.
+
+    fixed: whether y is magnitudes, and a transform has two frames of x.
+    """
+    distance = part_distance(parts, dtype)
+
+    @ti.func
+    def both(a: ti.template(), b: ti.template(), j: ti.template()):
+        value, da, db = distance(a, b, j)
+        return value, da, db
+
+    @ti.func
+    def against(first: ti.template(), second: ti.template(), a: ti.template(), b: ti.template(), j: ti.template()):
+        value0, da, _ = distance(a, first, j)
+        value1, db, _ = distance(b, second, j)
+        return value0, value1, da, db
+
+    @ti.func
+    def read(array: ti.template(), at: ti.template()):
+        return array[at]
+
+    def measures(y, row0, row1, second, factors, scale):
+        """A function from k - t to what measures bin k: from two magnitudes the parts' values, and both derivatives of
+        all, each times its factor.
+
+        row0, row1: where this thread's first magnitudes of the target lie, if fixed. second: whether there is a frame.
+        """
+        forces = [[hold(factor * scale[2 + s]) for factor in factors] for s in (0, 1)]
+
+        def weighed(slopes, s):
+            total = hold(forces[s][0] * slopes[0])
+            for force, slope in list(zip(forces[s], slopes))[1:]:
+                total = hold(total + force * slope)
+            return total
+
+        def at(away):
+            target = [hold(read(y, row + away)) for row in (row0, row1)] if fixed else []
+
+            def part(a, b, j):
+                if not fixed:
+                    return both(a, b, j)
+                value0, value1, da, db = against(*target, a, b, j)
+                return hold(value0 + ti.select(second, value1, ti.cast(0, dtype))), da, db
+
+            def measure(a, b):
+                values, *slopes = zip(*[part(a, b, j) for j in range(len(parts))])
+                return values, weighed(slopes[0], 0), weighed(slopes[1], 1)
+
+            return measure
+
+        return at
+
+    return measures
+
+
+def two_bins(z, m, measure, scale, fixed, dtype):
+    """Bins k and N - k of the packed transform: the two distances, and what replaces the bins.
+
+    z = X + i Y at k and m = conj(X) + i conj(Y) at N - k give 2 X and 2 Y; G_X = phi' X / |X| and G_Y go back the
+    same way, halved because both k and N - k will contribute. `measure` has both halves in it.
+
+    scale: half of what makes an amplitude of each half of z, 0 if it is silent; 1/2 or 0; whether the halves are equal.
+    """
+    x = hold(z[0] + m[0]), hold(z[1] - m[1])
+    y = hold(z[1] + m[1]), hold(m[0] - z[0])
+    if not fixed:
+        y = tuple(hold(ti.select(scale[4] > 0, mine, other)) for mine, other in zip(x, y))
+    least = tiny(dtype)
+    px = hold(x[0] * x[0] + (x[1] * x[1] + least))
+    py = hold(y[0] * y[0] + (y[1] * y[1] + least))
+    if not fixed:
+        py = hold(ti.select(scale[4] > 0, px, py))
+    # Directions first: a large slope over a tiny amplitude may overflow.
+    ix, iy = hold(ti.rsqrt(px)), hold(ti.rsqrt(py))
+    # The maximum keeps these products apart from what is subtracted of them: fused, equal ones would differ.
+    none = constant(0.0, dtype)
+    found, dx, dy = measure(hold(ti.max(px * ix * scale[0], none)), hold(ti.max(py * iy * scale[1], none)))
+    real, imag = hold(dx * (x[0] * ix)), hold(dx * (x[1] * ix))
+    p, q = hold(dy * (y[0] * iy)), hold(dy * (y[1] * iy))
+    return (
+        found,
+        (hold(real - q), hold(imag + p)),
+        (hold(real + q), hold(p - imag)),
+    )
