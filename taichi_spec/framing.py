@@ -36,12 +36,9 @@ class Framing:
     def sample(self, f, n):
         """The sample that element n of frame f reads; −1 if it is a padded zero."""
         s = f * self.hop + n - self.pad
-        if s < 0 or s >= self.n_samples:
-            if self.reflect == 1:
-                s = ti.select(s < 0, -s, 2 * (self.n_samples - 1) - s)
-            else:
-                s = -1
-        return s
+        mirrored = ti.select(s < 0, -s, 2 * (self.n_samples - 1) - s)
+        outside = (s < 0) | (s >= self.n_samples)
+        return ti.select(outside, ti.select(self.reflect == 1, mirrored, -1), s)
 
     @ti.func
     def position(self, s, image):

@@ -63,17 +63,18 @@ def direct(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def staged_on_gpus(request, monkeypatch):
-    """The GPU's fused engine is compiled anew for each n_fft, hop and field: only the tests that ask for it have it.
+    """The GPU's fused engines are compiled anew for each n_fft and field: only the tests that ask for them have them.
 
     The others, the grid above all, run on the engine that takes every size.
     """
-    if "blocks_engine" not in request.fixturenames:
-        monkeypatch.setattr("taichi_spec.fft.blocks.supports", lambda *sizes: False)
+    if "gpu_engines" not in request.fixturenames:
+        for engine in ("blocks", "matrix"):
+            monkeypatch.setattr(f"taichi_spec.fft.{engine}.supports", lambda *sizes: False)
 
 
 @pytest.fixture
-def blocks_engine():
-    """For tests that are to run on the GPU's fused engine, where it takes their sizes."""
+def gpu_engines():
+    """For tests that are to run on the GPU's fused engines, where they take their sizes."""
 
 
 def _run_on(arch):

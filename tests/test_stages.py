@@ -27,7 +27,7 @@ PHASE = [ts.Complex(p=1), ts.Magnitude(p=1), ts.Complex(p=2, weight=0.2), ts.Pow
 
 
 @pytest.fixture(autouse=True)
-def fused_engine(blocks_engine, restarted):
+def fused_engine(gpu_engines, restarted):
     functional._recent.clear()  # engines of other tests
 
 

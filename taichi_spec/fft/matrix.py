@@ -43,6 +43,7 @@ BLOCK = 128  # threads
 GRID = 4096  # blocks that are launched: more than a large GPU has at work side by side
 LINE_BYTES = 24 * 1024  # shared memory for a block's lines
 LONGEST = 512  # points of a line
+AT_ONCE = 8  # numbers that a thread asks memory for before it waits for the first
 MOST_SUMS = 16  # for which a block has shared memory too
 MAX_INDEX = 2**31 - 2**17  # of an array: indices are i32, and steps beyond its end must not wrap round
 LEVELS = 7  # numbers that say how a transform's two halves are scaled: see `measure_levels`
@@ -99,7 +100,7 @@ def choose(n_fft: int) -> Matrix | None:
     few = next(a for a in range(isqrt(n_fft), 0, -1) if n_fft % a == 0)
     if n_fft // few > LONGEST:
         return None
-    return Matrix(*(Plan(n, factorise(n, 16)) for n in (few, n_fft // few)))
+    return Matrix(*(Plan(n, factorise(n)) for n in (few, n_fft // few)))
 
 
 def lines_of(plan: Plan, dtype: Any) -> int:
@@ -165,6 +166,7 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
     """The kernels before the rows' and after them. fixed: whether a transform has two frames of x, and none of y."""
     N, A, B, FRAMES = matrix.n_fft, matrix.columns.n, matrix.rows.n, 1 + fixed
     LINES = lines_of(matrix.columns, dtype)
+    STEP = BLOCK // LINES  # from one element of a line to the next of the same thread
     PITCH, PLANE, TURNS = pitch_of(LINES), A * pitch_of(LINES), matrix.turns
     powers, twiddles = power_of_two(dtype), matrix.twiddles(matrix.columns)
     forward, back = (line_transform(matrix.columns, dtype, twiddles, way) for way in (False, True))
@@ -173,25 +175,24 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
     Bits = ti.i64 if dtype == ti.f64 else ti.i32
 
     @ti.func
-    def sample(x: ti.template(), own, b, f, n):
-        """Element n of frame f; 0 beyond the item's frames."""
-        value = ti.cast(0, dtype)
-        if f < own.n_frames:
-            s = own.sample(f, n)
-            if s >= 0:
-                value = load(x, b, s)
-        return value
+    def source(own, f, n):
+        """Which sample element n of frame f is, and whether it is one; no branch, for no load to wait for another."""
+        s = own.sample(f, n)
+        return ti.max(ti.min(s, own.n_samples - 1), 0), (f < own.n_frames) & (s >= 0)
 
     @ti.func
     def windowed(x: ti.template(), y: ti.template(), table: ti.template(), own, b, f, n):
         """Element n of both halves of a transform."""
-        w = table[n]
-        re, im = w * sample(x, own, b, f, n), ti.cast(0, dtype)
+        s, there = source(own, f, n)
+        u, v, w = load(x, b, s), ti.cast(0, dtype), table[n]
+        re, im = ti.select(there, w * u, 0), ti.cast(0, dtype)
         if ti.static(fixed):
-            im = w * sample(x, own, b, f + 1, n)
+            s, there = source(own, f + 1, n)
+            v = load(x, b, s)
         else:
-            im = w * sample(y, own, b, f, n)
-        return re, im
+            v = load(y, b, s)
+        im = ti.select(there, w * v, 0)
+        return ti.Vector([re, im])
 
     @ti.kernel
     def measure_levels(x: Signal, y: Signal, table: Values, integers: Integers, items: Array, levels: Array,
@@ -213,10 +214,15 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                 peak_x, peak_y, differ = ti.cast(0, dtype), ti.cast(0, dtype), ti.cast(0, Bits)
                 n = t
                 while n < N:
-                    re, im = windowed(x, y, table, own, b, f, n)
-                    peak_x, peak_y = ti.max(peak_x, abs(re)), ti.max(peak_y, abs(im))
-                    differ = differ | (ti.bit_cast(re, Bits) ^ ti.bit_cast(im, Bits))
-                    n += BLOCK
+                    # Beyond the last element the last one again, which changes nothing.
+                    some = [
+                        windowed(x, y, table, own, b, f, ti.min(n + e * BLOCK, N - 1))
+                        for e in ti.static(range(AT_ONCE))
+                    ]
+                    for e in ti.static(range(AT_ONCE)):
+                        peak_x, peak_y = ti.max(peak_x, abs(some[e][0])), ti.max(peak_y, abs(some[e][1]))
+                        differ = differ | (ti.bit_cast(some[e][0], Bits) ^ ti.bit_cast(some[e][1], Bits))
+                    n += ti.static(BLOCK * AT_ONCE)
                 ti.simt.block.sync()  # until the unit before has been read
                 shared[t], shared[BLOCK + t], shared[2 * BLOCK + t] = peak_x, peak_y, ti.cast(differ != 0, dtype)
                 for s in ti.static((64, 32, 16, 8, 4, 2, 1)):
@@ -238,6 +244,13 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                         if equal:
                             levels[unit, 6] = 0
                 unit += GRID
+
+    @ti.func
+    def turned(sm: ti.template(), table: ti.template(), a, line, column):
+        """Element a of a transformed line times the twiddle between columns and rows."""
+        at, turn = a * PITCH + line, TURNS + 2 * (a * B + column)
+        re, im, cosine, sine = sm[at], sm[at + PLANE], table[turn], table[turn + 1]
+        return ti.Vector([re * cosine - im * sine, re * sine + im * cosine])
 
     @ti.kernel
     def columns(x: Signal, y: Signal, table: Values, integers: Integers, items: Array, levels: Array, U: Pairs,
@@ -261,17 +274,23 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                 a = mine
                 ti.simt.block.sync()
                 while a < A:
-                    re, im = windowed(x, y, table, own, b, f, a * B + column)
-                    sm[a * PITCH + line], sm[a * PITCH + line + PLANE] = re * down_x, im * down_y
-                    a += ti.static(BLOCK // LINES)
+                    some = [windowed(x, y, table, own, b, f, ti.min(a + e * STEP, A - 1) * B + column)
+                            for e in ti.static(range(AT_ONCE))]  # fmt: skip
+                    for e in ti.static(range(AT_ONCE)):
+                        if a + e * STEP < A:
+                            at = (a + e * STEP) * PITCH + line
+                            sm[at], sm[at + PLANE] = some[e][0] * down_x, some[e][1] * down_y
+                    a += ti.static(STEP * AT_ONCE)
                 forward(sm, table, t)
                 a = mine
                 while a < A and there:
-                    re, im = sm[a * PITCH + line], sm[a * PITCH + line + PLANE]
-                    turn = TURNS + 2 * (a * B + column)
-                    cosine, sine = table[turn], table[turn + 1]
-                    U[unit * N + a * B + column] = ti.Vector([re * cosine - im * sine, re * sine + im * cosine])
-                    a += ti.static(BLOCK // LINES)
+                    some = [
+                        turned(sm, table, ti.min(a + e * STEP, A - 1), line, column) for e in ti.static(range(AT_ONCE))
+                    ]
+                    for e in ti.static(range(AT_ONCE)):
+                        if a + e * STEP < A:
+                            U[unit * N + (a + e * STEP) * B + column] = some[e]
+                    a += ti.static(STEP * AT_ONCE)
                 group += GRID
 
     @ti.kernel
@@ -291,19 +310,25 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                 a = mine
                 ti.simt.block.sync()
                 while a < A:
-                    value = V[unit * N + a * B + column]
-                    sm[a * PITCH + line], sm[a * PITCH + line + PLANE] = value[0], value[1]
-                    a += ti.static(BLOCK // LINES)
+                    some = [V[unit * N + ti.min(a + e * STEP, A - 1) * B + column] for e in ti.static(range(AT_ONCE))]
+                    for e in ti.static(range(AT_ONCE)):
+                        if a + e * STEP < A:
+                            at = (a + e * STEP) * PITCH + line
+                            sm[at], sm[at + PLANE] = some[e][0], some[e][1]
+                    a += ti.static(STEP * AT_ONCE)
                 back(sm, table, t)
                 # The gradient at a silent frame is 0, not the other one's rounding.
                 audible_x, audible_y = levels[first + unit, 2] > 0, levels[first + unit, 3] > 0
                 a = mine
                 while a < A and there:
-                    n = a * B + column
-                    by_x = ti.select(audible_x, table[n] * sm[a * PITCH + line + PLANE], ti.cast(0, dtype))
-                    by_y = ti.select(audible_y, table[n] * sm[a * PITCH + line], ti.cast(0, dtype))
-                    V[unit * N + n] = ti.Vector([by_x, by_y])
-                    a += ti.static(BLOCK // LINES)
+                    some = [table[ti.min(a + e * STEP, A - 1) * B + column] for e in ti.static(range(AT_ONCE))]
+                    for e in ti.static(range(AT_ONCE)):
+                        if a + e * STEP < A:
+                            at = (a + e * STEP) * PITCH + line
+                            by_x = ti.select(audible_x, some[e] * sm[at + PLANE], ti.cast(0, dtype))
+                            by_y = ti.select(audible_y, some[e] * sm[at], ti.cast(0, dtype))
+                            V[unit * N + (a + e * STEP) * B + column] = ti.Vector([by_x, by_y])
+                    a += ti.static(STEP * AT_ONCE)
                 group += GRID
 
     return SimpleNamespace(measure_levels=measure_levels, columns=columns, columns_back=columns_back)
@@ -316,6 +341,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, fixed: bool, gradient:
     LINES = lines_of(matrix.rows, dtype)
     PITCH, PLANE, TURNS = pitch_of(LINES), B * pitch_of(LINES), matrix.turns
     PAIRS, SIDE = matrix.pairs, LINES // 2  # pairs of rows of a frame, and of a block: its first and its second half
+    ALL = LINES * B  # elements of a block's lines
     POSITIONS = HEAD + 2 * PAIRS
     measures, twiddles = measures_of(parts, fixed, dtype), matrix.twiddles(matrix.rows)
     forward, back = (line_transform(matrix.rows, dtype, twiddles, way) for way in (False, True))
@@ -323,14 +349,29 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, fixed: bool, gradient:
     Pairs = ti.types.ndarray(dtype=ti.types.vector(2, dtype), ndim=1)
 
     @ti.func
-    def place(integers: ti.template(), group, line, count):
-        """Where line `line` of a group begins in memory, and whether it is to be written there."""
-        pair = group * SIDE + line % SIDE
-        unit = ti.min(pair // PAIRS, count - 1)
-        c = ti.min(pair - unit * PAIRS, PAIRS - 1)
-        alone = c == 0 or 2 * c == A
-        writes = pair < count * PAIRS and (line < SIDE or not alone)
-        return unit * N, integers[HEAD + 2 * c + line // SIDE] * B, writes
+    def find_rows(places: ti.template(), integers: ti.template(), t, group, count):
+        """places ← for each line where its row begins in memory and in the table; −1 if it is not to be written."""
+        if t < LINES:
+            pair = group * SIDE + t % SIDE
+            unit = ti.min(pair // PAIRS, count - 1)
+            c = ti.min(pair - unit * PAIRS, PAIRS - 1)
+            row = integers[HEAD + 2 * c + t // SIDE] * B
+            alone = c == 0 or 2 * c == A
+            places[t] = unit * N + row
+            places[LINES + t] = ti.select(pair < count * PAIRS and (t < SIDE or not alone), row, -1)
+
+    @ti.func
+    def element(places: ti.template(), n):
+        """Where element n of the lines is in memory."""
+        return places[n // B] + n % B
+
+    @ti.func
+    def turned(sm: ti.template(), places: ti.template(), table: ti.template(), n):
+        """Element n of the lines, times its twiddle."""
+        line, e = n // B, n % B
+        at, turn = e * PITCH + line, TURNS + 2 * (ti.max(places[LINES + line], 0) + e)
+        re, im, cosine, sine = sm[at], sm[at + PLANE], table[turn], table[turn + 1]
+        return ti.Vector([re * cosine - im * sine, re * sine + im * cosine])
 
     @ti.func
     def compare(sums: ti.template(), sm: ti.template(), y: ti.template(), coefficients: ti.template(),
@@ -377,16 +418,21 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, fixed: bool, gradient:
         for i in range(GRID * BLOCK):
             sm = ti.simt.block.SharedArray((2 * PLANE,), dtype)
             shared = ti.simt.block.SharedArray((BLOCK * C,), dtype)
+            places = ti.simt.block.SharedArray((2 * LINES,), ti.i32)
             t, group = i & (BLOCK - 1), i // BLOCK
             while group * SIDE < count * PAIRS:
-                n = t
                 ti.simt.block.sync()
-                while n < ti.static(LINES * B):
-                    line, e = n // B, n % B
-                    start, row, _ = place(integers, group, line, count)
-                    value = Z[start + row + e]
-                    sm[e * PITCH + line], sm[e * PITCH + line + PLANE] = value[0], value[1]
-                    n += BLOCK
+                find_rows(places, integers, t, group, count)
+                ti.simt.block.sync()
+                n = t
+                while n < ALL:
+                    some = [Z[element(places, ti.min(n + e * BLOCK, ALL - 1))] for e in ti.static(range(AT_ONCE))]
+                    for e in ti.static(range(AT_ONCE)):
+                        at = n + e * BLOCK
+                        if at < ALL:
+                            at = at % B * PITCH + at // B
+                            sm[at], sm[at + PLANE] = some[e][0], some[e][1]
+                    n += ti.static(BLOCK * AT_ONCE)
                 forward(sm, table, t)
                 sums = [ti.cast(0, dtype) for _ in ti.static(range(C))]
                 compare(sums, sm, y, coefficients, integers, items, levels, t, group, first, count)
@@ -403,15 +449,16 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, fixed: bool, gradient:
                 if ti.static(gradient):
                     back(sm, table, t)
                     n = t
-                    while n < ti.static(LINES * B):
-                        line, e = n // B, n % B
-                        start, row, writes = place(integers, group, line, count)
-                        if writes:
-                            re, im = sm[e * PITCH + line], sm[e * PITCH + line + PLANE]
-                            turn = TURNS + 2 * (row + e)
-                            cosine, sine = table[turn], table[turn + 1]
-                            Z[start + row + e] = ti.Vector([re * cosine - im * sine, re * sine + im * cosine])
-                        n += BLOCK
+                    while n < ALL:
+                        some = [
+                            turned(sm, places, table, ti.min(n + e * BLOCK, ALL - 1))
+                            for e in ti.static(range(AT_ONCE))
+                        ]
+                        for e in ti.static(range(AT_ONCE)):
+                            at = n + e * BLOCK
+                            if at < ALL and places[LINES + at // B] >= 0:
+                                Z[element(places, at)] = some[e]
+                        n += ti.static(BLOCK * AT_ONCE)
                 group += GRID
 
     return rows
@@ -434,7 +481,8 @@ def gather_kernel(dtype: Any, fixed: bool) -> Any:
             own = framing_of(integers, items, b)
             total = ti.Vector.zero(dtype, 2)
             if s < own.n_samples:
-                for image in range(IMAGES):
+                mirrored = (own.reflect == 1) & ((s <= own.pad) | (s + own.pad >= own.n_samples - 1))
+                for image in range(ti.select(mirrored, IMAGES, 1)):
                     q = own.position(s, image)
                     if q >= 0:
                         begin = ti.max(own.first(q), start * FRAMES)

@@ -1,6 +1,6 @@
-"""The GPU's fused engine against the reference, on layouts chosen so that each way through the kernel is taken.
+"""The GPU's fused engines against the reference, on layouts chosen so that each way through the kernels is taken.
 
-A layout is compiled anew for each n_fft and hop, which takes seconds: so not the grid of the other engines.
+Kernels are compiled anew for each n_fft, and in one engine for each hop: so not the grid of the other engines.
 """
 
 import itertools
@@ -14,16 +14,22 @@ import taichi_spec as ts
 from support import TOLERANCE, dtypes, error, field, signals
 from taichi_spec import functional
 from taichi_spec.engines import Options, make_engine
-from taichi_spec.fft import blocks
+from taichi_spec.fft import blocks, matrix
+from taichi_spec.fft.blocks import BlocksEngine
+from taichi_spec.fft.matrix import MatrixEngine
+from taichi_spec.several import FusedSum
 
-pytestmark = pytest.mark.usefixtures("blocks_engine")
 
-
-@pytest.fixture(autouse=True)
-def gpu(restarted):
+@pytest.fixture(autouse=True, params=[BlocksEngine, MatrixEngine], ids=lambda kind: kind.__name__)
+def kind(request, gpu_engines, restarted, monkeypatch):
+    """The engine under test: the one takes what the other one leaves."""
     if restarted not in blocks.SHARED_BYTES:
         pytest.skip(f"{restarted} has another engine")
+    if request.param is MatrixEngine:
+        monkeypatch.setattr("taichi_spec.fft.blocks.supports", lambda *sizes: False)
+    monkeypatch.setattr(matrix, "GRID", 32)  # so few blocks that each has several groups of lines
     functional._recent.clear()  # engines of other tests
+    return request.param
 
 
 def used():
@@ -31,29 +37,34 @@ def used():
     return next(reversed(functional._recent.values())).engine
 
 
-# n_fft, hop, edges, (B, T): the overlap in registers where threads divide the hop, else in shared memory.
+# n_fft, hop, edges, (B, T); of blocks, overlaps that threads divide and others; of matrices, every radix.
 CASES = [
-    (64, 16, "reflect", (3, 700)),
-    (64, 1, "constant", (2, 300)),
-    (64, 23, "none", (1, 500)),
-    (64, 100, "constant", (2, 700)),
-    (128, 32, "none", (1, 100_003)),
-    (256, 256, "reflect", (3, 3000)),
-    (512, 128, "constant", (2, 5000)),
-    (512, 50, "reflect", (2, 5000)),
-    (1024, 256, "reflect", (3, 9000)),
-    (2048, 512, "none", (1, 20_001)),
+    (BlocksEngine, 64, 16, "reflect", (3, 700)),
+    (BlocksEngine, 64, 1, "constant", (2, 300)),
+    (BlocksEngine, 64, 23, "none", (1, 500)),
+    (BlocksEngine, 64, 100, "constant", (2, 700)),
+    (BlocksEngine, 128, 32, "none", (1, 100_003)),
+    (BlocksEngine, 256, 256, "reflect", (3, 3000)),
+    (BlocksEngine, 512, 128, "constant", (2, 5000)),
+    (BlocksEngine, 512, 50, "reflect", (2, 5000)),
+    (BlocksEngine, 1024, 256, "reflect", (3, 9000)),
+    (BlocksEngine, 2048, 512, "none", (1, 20_001)),
+    (MatrixEngine, 64, 1, "reflect", (2, 60)),
+    (MatrixEngine, 35, 50, "constant", (2, 700)),
+    (MatrixEngine, 1000, 333, "reflect", (3, 7000)),
+    (MatrixEngine, 2 * 3**7, 3**7, "none", (1, 20_001)),
+    (MatrixEngine, 8192, 2048, "reflect", (1, 9000)),
 ]
 
 
-@pytest.mark.parametrize("n_fft,hop,edges,shape", CASES, ids=str)
-def test_value_and_gradients(n_fft, hop, edges, shape):
+@pytest.mark.parametrize("kind,n_fft,hop,edges,shape", CASES, indirect=["kind"])
+def test_value_and_gradients(kind, n_fft, hop, edges, shape):
     stft = ts.STFT(n_fft, hop, center=edges != "none", pad_mode="constant" if edges == "constant" else "reflect")
     for dtype in dtypes():
         x, y = signals(0, *shape, dtype=dtype)
         first = ts.value_and_grad(x, y, wrt="both", stft=stft)
         expected = ts.reference.value_and_grad(x, y, stft)
-        assert isinstance(used(), blocks.BlocksEngine)
+        assert isinstance(used(), kind)
         assert first[0] == pytest.approx(expected[0].sum(), rel=TOLERANCE[dtype])
         assert error(first[1][0], expected[1]) < TOLERANCE[dtype]
         assert error(first[1][1], expected[2]) < TOLERANCE[dtype]
@@ -67,29 +78,29 @@ SMALL = ts.STFT(64, 16, center=True)
 
 
 @pytest.mark.parametrize("shape", [(2, 70_003), (1, 150_000), (2049, 64)], ids=str)
-def test_several_frames_in_a_run(shape):
-    """Long signals and large batches: runs of several frames, the last of them cut short."""
+def test_long_signals_and_large_batches(kind, shape):
+    """Blocks have runs of several frames then, the last of them cut short; matrices several chunks of frames."""
     x, y = signals(1, *shape, dtype=np.float32)
-    values, grads = ts.value_and_grad(x, y, wrt="both", stft=SMALL, reduction="none")
-    assert used().sizes.steps > 1
+    values, grads = ts.value_and_grad(x, y, wrt="both", stft=SMALL, reduction="none", scratch_bytes=2**20)
+    assert used().sizes.steps > 1 if kind is BlocksEngine else used().chunk < used().units * len(x)
     expected = ts.reference.value_and_grad(x, y, SMALL)
     assert values == pytest.approx(expected[0], rel=1e-5)
     assert error(grads[0], expected[1]) < 1e-5
     assert error(grads[1], expected[2]) < 1e-5
 
 
-def test_value_only():
+def test_value_only(kind):
     for dtype in dtypes():
         x, y = signals(2, 3, 700, dtype=dtype)
         expected = ts.reference.value_and_grad(x, y, SMALL)[0]
         values = ts.spectral_loss(x, y, stft=SMALL, reduction="none")
-        assert isinstance(used(), blocks.BlocksEngine)
+        assert isinstance(used(), kind)
         assert values == pytest.approx(expected, rel=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("hop", [16, 23])
 @pytest.mark.parametrize("which", ["(K,)", "(K, F)", "(B, K, F)", "odd", "long", "signal"])
-def test_fixed_target(which, hop):
+def test_fixed_target(kind, which, hop):
     n_samples = {"odd": 516, "long": 100_000}.get(which, 500)
     stft = ts.STFT(64, hop, center=True)
     for dtype in dtypes():
@@ -103,7 +114,7 @@ def test_fixed_target(which, hop):
             target, full = ts.Target.from_signal(y[0]), np.abs(ts.reference.stft(y[0], stft))
         expected = ts.reference.value_and_grad(x, None, stft, magnitudes=full)
         values, grad = ts.value_and_grad(x, target, stft=stft, reduction="none")
-        assert isinstance(used(), blocks.BlocksEngine)
+        assert isinstance(used(), kind)
         assert values == pytest.approx(expected[0], rel=TOLERANCE[dtype])
         assert error(grad, expected[1]) < TOLERANCE[dtype]
 
@@ -118,12 +129,12 @@ def test_a_missing_second_frame_has_no_loss():
 
 
 @pytest.mark.parametrize("shape", [(500,), (2, 500)], ids=str)
-def test_fields_in_a_tape(shape):
+def test_fields_in_a_tape(kind, shape):
     x, y = signals(5, *shape, dtype=np.float32)
     X, Y = field(x), field(y)
     total = ti.field(ti.f32, shape=(), needs_grad=True)
     loss = ts.SpectralLoss(X, Y, SMALL)
-    assert isinstance(loss._engine, blocks.BlocksEngine)
+    assert isinstance(loss._engine, kind)
 
     @ti.kernel
     def combine():
@@ -154,10 +165,10 @@ class Huber(ts.BinTerm):
         return value, slope, -slope
 
 
-def test_a_users_own_term():
+def test_a_users_own_term(kind):
     x, y = signals(6, 2, 500, dtype=np.float32)
     value, grads = ts.value_and_grad(x, y, wrt="both", stft=SMALL, terms=[Huber(weight=0.5), ts.Magnitude(p=1)])
-    assert isinstance(used(), blocks.BlocksEngine)
+    assert isinstance(used(), kind)
     options = dict(stft=SMALL, terms=[Huber(weight=0.5), ts.Magnitude(p=1)], engine="direct")
     expected, expected_grads = ts.value_and_grad(x, y, wrt="both", **options)
     assert value == pytest.approx(expected, rel=1e-5)
@@ -165,7 +176,7 @@ def test_a_users_own_term():
     assert error(grads[1], expected_grads[1]) < 1e-5
 
 
-def test_functions_of_sums_and_weighted_items():
+def test_functions_of_sums_and_weighted_items(kind):
     """Two passes, the first for the sums; of items with weights of their own, one of them silent."""
     terms = (ts.Magnitude(p=1, weight=0.1), ts.SpectralConvergence(weight=30.0), ts.LogMagnitude(eps=0.5))
     x, y = signals(8, 3, 700, dtype=np.float32)
@@ -173,7 +184,7 @@ def test_functions_of_sums_and_weighted_items():
     weights = np.array([1.0, -2.0, 0.5])
     options = dict(stft=SMALL, terms=terms, item_weights=weights, reduction="none")
     values, grads = ts.value_and_grad(x, y, wrt="both", **options)
-    assert isinstance(used(), blocks.BlocksEngine)
+    assert isinstance(used(), kind)
     shares = used().shares()
     expected = ts.reference.value_and_grad(x, y, SMALL, terms)
     assert values == pytest.approx(weights * expected[0], rel=1e-5)
@@ -182,7 +193,7 @@ def test_functions_of_sums_and_weighted_items():
         assert shares[b, t] == pytest.approx(weights[b] * part, rel=1e-5)
     magnitudes = ts.Target.from_magnitudes(np.abs(ts.reference.stft(y, SMALL)).astype(np.float32))
     fixed_values, fixed_grad = ts.value_and_grad(x, magnitudes, **options)
-    assert isinstance(used(), blocks.BlocksEngine)
+    assert isinstance(used(), kind)
     assert fixed_values == pytest.approx(values, rel=1e-5)
     for b, weight in enumerate(weights):
         for grad, right in ((grads[0], expected[1]), (grads[1], expected[2]), (fixed_grad, expected[1])):
@@ -195,13 +206,13 @@ def contents(dtype):
     return {name: values.astype(dtype) for name, values in made.items()}
 
 
-def test_silence_and_extremes():
+def test_silence_and_extremes(kind):
     for dtype in dtypes():
         made = contents(dtype)
         for x, y in itertools.product(made, made):
             value, (grad_x, grad_y) = ts.value_and_grad(made[x], made[y], wrt="both", stft=SMALL)
             expected, expected_x, expected_y = ts.reference.value_and_grad(made[x], made[y], SMALL)
-            assert isinstance(used(), blocks.BlocksEngine)
+            assert isinstance(used(), kind)
             assert np.isfinite(grad_x).all() and np.isfinite(grad_y).all(), (x, y)
             assert np.isfinite(value) or expected > np.finfo(dtype).max, (x, y)
             if x == "silence":
@@ -216,11 +227,11 @@ def test_silence_and_extremes():
                 assert error(grad_y, expected_y) < loose or not expected_y.any(), (x, y)
 
 
-def test_equal_signals_are_at_distance_zero():
+def test_equal_signals_are_at_distance_zero(kind):
     (x,) = signals(7, 500, dtype=np.float32, count=1)
     for p in (1, 2):
         value, grads = ts.value_and_grad(x, x, wrt="both", stft=SMALL, terms=ts.Magnitude(p=p))
-        assert isinstance(used(), blocks.BlocksEngine)
+        assert isinstance(used(), kind)
         assert value == 0
         assert not np.any(grads)
 
@@ -233,12 +244,49 @@ def test_a_second_engine_of_the_same_sizes_compiles_nothing():
     def run():
         make_engine(options, ti.f32, False, 2, 500, None).value_and_grad(x, y, total, None, None)
 
+    kernels = (blocks.fused_kernel, matrix.column_kernels, matrix.rows_kernel, matrix.sums_kernels)
     run()
-    before = blocks.fused_kernel.cache_info().misses
+    before = [kernel.cache_info().misses for kernel in kernels]
     run()
-    assert blocks.fused_kernel.cache_info().misses == before
+    assert [kernel.cache_info().misses for kernel in kernels] == before
 
 
+@pytest.mark.parametrize("kind", [MatrixEngine], indirect=True)
+@pytest.mark.parametrize("hop", [20, 100])
+def test_items_of_unequal_lengths_in_small_chunks(kind, hop):
+    """Chunks begin and end within items, short ones among them; gradients are over what was there before."""
+    lengths = (900, 180, 1234, 300, 2000)
+    stft, dtype = ts.STFT(60, hop, center=True), dtypes()[0]
+    x, y = signals(9, 5, 2000, dtype=dtype)
+    for item, length in enumerate(lengths):
+        x[item, length:], y[item, length:] = np.nan, np.nan
+    for target in (y, ts.Target.from_signal(y, check_finite=False)):
+        for scratch in (2**11, 2**14):
+            both = {} if isinstance(target, ts.Target) else {"wrt": "both"}
+            values, grads = ts.value_and_grad(x, target, stft=stft, lengths=lengths, reduction="none",
+                                              check_finite=False, scratch_bytes=scratch, **both)  # fmt: skip
+            assert isinstance(used(), kind) and used().chunk < used().units * 5
+            for item, length in enumerate(lengths):
+                expected = ts.reference.value_and_grad(x[item, :length], y[item, :length], stft)
+                assert values[item] == pytest.approx(expected[0], rel=TOLERANCE[dtype])
+                for grad, right in zip(grads if both else [grads], expected[1:]):
+                    assert error(grad[item, :length], right) < TOLERANCE[dtype], item
+                    assert not grad[item, length:].any()
+
+
+def test_several_resolutions():
+    """The later ones add to value and gradients, whichever engines they have."""
+    stfts = [SMALL, ts.STFT(60, 20, center=True)]
+    x, y = signals(10, 2, 500, dtype=np.float32)
+    value, grads = ts.value_and_grad(x, y, wrt="both", stft=stfts)
+    assert isinstance(used(), FusedSum)
+    expected = [ts.reference.value_and_grad(x, y, stft) for stft in stfts]
+    assert value == pytest.approx(sum(each[0].sum() for each in expected), rel=1e-5)
+    assert error(grads[0], expected[0][1] + expected[1][1]) < 1e-5
+    assert error(grads[1], expected[0][2] + expected[1][2]) < 1e-5
+
+
+@pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)
 def test_what_is_left_to_the_other_engine():
     plain = (ts.Magnitude(),)
     assert blocks.supports(ts.STFT(1024), ti.f32, 1, 2**30, plain)
@@ -249,3 +297,13 @@ def test_what_is_left_to_the_other_engine():
     assert not blocks.supports(ts.STFT(1024), ti.f32, 1, 5000, (ts.Magnitude(),) * 17)
     assert not blocks.supports(ts.STFT(1024, 2**31), ti.f32, 1, 5000, plain)
     assert blocks.supports(ts.STFT(1024, 1), ti.f32, 1, 2**24, plain)
+
+
+def test_what_is_left_to_transforms_through_memory():
+    plain = (ts.Magnitude(),)
+    for n_fft in (35, 1000, 8192, 65_536):
+        assert matrix.supports(ts.STFT(n_fft), ti.f32, 1, 2**30, plain), n_fft
+    for n_fft in (97, 1009, 7 * 521, 2**19):
+        assert not matrix.supports(ts.STFT(n_fft), ti.f32, 1, 2**20, plain), n_fft
+    assert not matrix.supports(ts.STFT(1000), ti.f32, 2, 2**30, plain)
+    assert not matrix.supports(ts.STFT(1000), ti.f32, 1, 5000, (ts.Magnitude(),) * 17)
