@@ -84,6 +84,12 @@ def of_item(fr, items: ti.template(), b):
     return own
 
 
+@ti.func
+def framing_of(items: ti.template(), b, n_fft, hop, pad, reflect):
+    """The same, from numbers."""
+    return Framing(items[b, 0], items[b, 1], n_fft, hop, pad, reflect)  # type: ignore[call-arg]
+
+
 def framing(stft: STFT, n_samples: int) -> Any:
     """`Framing` of a signal of n_samples."""
     return cast(Any, Framing)(  # ti.dataclass makes the constructor

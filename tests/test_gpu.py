@@ -59,7 +59,9 @@ CASES = [
 
 @pytest.mark.parametrize("kind,n_fft,hop,edges,shape", CASES, indirect=["kind"])
 def test_value_and_gradients(kind, n_fft, hop, edges, shape):
-    stft = ts.STFT(n_fft, hop, center=edges != "none", pad_mode="constant" if edges == "constant" else "reflect")
+    # Windows that are 0 at their ends would hide what happens to a frame's first sample.
+    padding = dict(center=edges != "none", pad_mode="constant" if edges == "constant" else "reflect")
+    stft = ts.STFT(n_fft, hop, window="hamming", **padding)
     for dtype in dtypes():
         x, y = signals(0, *shape, dtype=dtype)
         first = ts.value_and_grad(x, y, wrt="both", stft=stft)

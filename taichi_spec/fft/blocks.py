@@ -1052,7 +1052,7 @@ def choose(n_fft: int, hop: int, dtype: Any, arch: str, stages: Stages | None = 
     for block, buffers in [*shapes, (least, 1)]:
         shape = Layout(n_fft, hop, points, _radices(n_fft, points), max(least, block) // threads, buffers, cuda,
                         0, cuda and dtype == ti.f32, room)  # fmt: skip
-        for resident in (shape.entries, shape.offsets[-1], 0) if cuda else (0,):
+        for resident in (shape.entries, shape.offsets[-1], 0):
             layout = replace(shape, resident=resident)
             if layout.block_cells * 2 * itemsize(dtype) <= SHARED_BYTES[arch]:
                 return layout

@@ -33,7 +33,7 @@ from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import BinEngine, run_sums
 from taichi_spec.fft.pairs import measures_of, power_of_two, two_bins
 from taichi_spec.fft.plan import Plan, factorise, is_smooth, unit_circle
-from taichi_spec.framing import IMAGES, Framing, add, annotation, load, touched
+from taichi_spec.framing import IMAGES, add, annotation, framing_of, load, touched
 from taichi_spec.launch import Launch
 from taichi_spec.runtime import arch_name
 from taichi_spec.stft import STFT
@@ -43,6 +43,7 @@ BLOCK = 128  # threads
 GRID = 4096  # blocks that are launched: more than a large GPU has at work side by side
 LINE_BYTES = 24 * 1024  # shared memory for a block's lines
 LONGEST = 512  # points of a line
+LARGEST_RADIX = 16
 AT_ONCE = 8  # numbers that a thread asks memory for before it waits for the first
 MOST_SUMS = 16  # for which a block has shared memory too
 MAX_INDEX = 2**31 - 2**17  # of an array: indices are i32, and steps beyond its end must not wrap round
@@ -100,7 +101,7 @@ def choose(n_fft: int) -> Matrix | None:
     few = next(a for a in range(isqrt(n_fft), 0, -1) if n_fft % a == 0)
     if n_fft // few > LONGEST:
         return None
-    return Matrix(*(Plan(n, factorise(n)) for n in (few, n_fft // few)))
+    return Matrix(*(Plan(n, factorise(n, LARGEST_RADIX)) for n in (few, n_fft // few)))
 
 
 def lines_of(plan: Plan, dtype: Any) -> int:
@@ -155,12 +156,6 @@ def line_transform(plan: Plan, dtype: Any, twiddles: int, back: bool) -> Any:
     return transform
 
 
-@ti.func
-def framing_of(integers: ti.template(), items: ti.template(), b):
-    """How item b is framed."""
-    return Framing(items[b, 0], items[b, 1], integers[1], integers[2], integers[3], integers[4])
-
-
 @cache
 def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> SimpleNamespace:
     """The kernels before the rows' and after them. fixed: whether a transform has two frames of x, and none of y."""
@@ -210,7 +205,7 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
             while unit < units:
                 b = unit // integers[5]
                 f = (unit - b * integers[5]) * FRAMES
-                own = framing_of(integers, items, b)
+                own = framing_of(items, b, integers[1], integers[2], integers[3], integers[4])
                 peak_x, peak_y, differ = ti.cast(0, dtype), ti.cast(0, dtype), ti.cast(0, Bits)
                 n = t
                 while n < N:
@@ -269,7 +264,7 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                 unit = ti.min(unit, count - 1)
                 b = (first + unit) // integers[5]
                 f = (first + unit - b * integers[5]) * FRAMES
-                own = framing_of(integers, items, b)
+                own = framing_of(items, b, integers[1], integers[2], integers[3], integers[4])
                 down_x, down_y = levels[first + unit, 5], levels[first + unit, 6]
                 a = mine
                 ti.simt.block.sync()
@@ -478,7 +473,7 @@ def gather_kernel(dtype: Any, fixed: bool) -> Any:
             b = i // integers[0]
             s = i - b * integers[0]
             start = first - b * integers[5]  # which of the item's transforms is the chunk's first
-            own = framing_of(integers, items, b)
+            own = framing_of(items, b, integers[1], integers[2], integers[3], integers[4])
             total = ti.Vector.zero(dtype, 2)
             if s < own.n_samples:
                 mirrored = (own.reflect == 1) & ((s <= own.pad) | (s + own.pad >= own.n_samples - 1))
