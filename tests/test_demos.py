@@ -8,6 +8,7 @@ import sys
 import wave
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import taichi as ti
@@ -37,6 +38,21 @@ def demo(monkeypatch):
     return importlib.import_module
 
 
+@pytest.fixture
+def run_short(demo, cpu, monkeypatch, capsys):
+    """Runs a demo in this process, with some of its constants replaced, such as how many pictures it draws."""
+
+    def run(name, *arguments, **constants):
+        module = demo(name)
+        for constant, value in constants.items():
+            monkeypatch.setattr(module, constant, value)
+        module.main([*map(str, arguments), "--arch", "cpu"])
+        return capsys.readouterr().out
+
+    yield run
+    plt.close("all")
+
+
 def tone(n_samples=2000, sample_rate=8000, frequency=1000.0):
     return 0.5 * np.sin(2 * np.pi * frequency * np.arange(n_samples) / sample_rate)
 
@@ -54,23 +70,21 @@ def write_24_bit(path, sample_rate, samples):
 # The demos run ------------------------------------------------
 
 
-def test_match_spectrum(tmp_path):
+def test_match_spectrum(run_short, tmp_path):
     out = tmp_path / "new" / "folder"
-    result = run_demo("match_spectrum", "--steps", 20, "--arch", "cpu", "--out", out, "--show")
-    assert result.returncode == 0, result.stderr
-    assert "there is no display" in result.stdout
+    printed = run_short("match_spectrum", "--steps", 20, "--out", out, GIF_FRAMES=14, GIF_LAST_FRAMES=2)
     assert sorted(f.name for f in out.iterdir()) == [
         "match_spectrum.gif", "match_spectrum.png", "result.wav", "target.wav"]  # fmt: skip
     figures = re.fullmatch(
         r"20 steps on cpu: loss (\S+) -> (\S+), spectral convergence (\S+) -> (\S+) dB, (\S+) ms per step",
-        result.stdout.splitlines()[-1],
+        printed.splitlines()[-1],
     )
     first, last, convergence_first, convergence_last, milliseconds = map(float, figures.groups())
     assert 0 < last < 0.2 * first
     assert convergence_last < convergence_first - 6
     assert milliseconds > 0
     with Image.open(out / "match_spectrum.gif") as gif:
-        assert 10 < gif.n_frames <= 21  # iterations 0 … 20, sparser toward the end
+        assert 10 < gif.n_frames <= 15  # of the iterations 0 … 20, sparser toward the end
     with Image.open(out / "match_spectrum.png") as png:
         png.verify()
     losses = []
@@ -85,29 +99,30 @@ def test_match_spectrum(tmp_path):
 def test_match_spectrum_of_a_recording(tmp_path):
     channels = np.stack([tone(60_000, 44_100), np.zeros(60_000)], axis=1)
     write_24_bit(tmp_path / "tone.wav", 44_100, channels)
-    result = run_demo(
-        "match_spectrum", "--steps", 1, "--arch", "cpu", "--out", tmp_path / "out", "--wav", tmp_path / "tone.wav"
-    )
+    paths = "--out", tmp_path / "out", "--wav", tmp_path / "tone.wav"
+    result = run_demo("match_spectrum", "--steps", 1, "--arch", "cpu", *paths, "--show")
     assert result.returncode == 0, result.stderr
+    assert "there is no display" in result.stdout
     line = next(line for line in result.stdout.splitlines() if line.startswith("target: "))
     assert line == "target: tone.wav: 44100 Hz, 2 channels, int32, 1.36 s; mixed down to mono; resampled to 16000 Hz"
 
 
 @pytest.mark.parametrize("name", OF_RECORDINGS)
-def test_a_constant_is_a_recording(demo, cpu, tmp_path, capsys, name):
+def test_a_constant_is_a_recording(run_short, tmp_path, name):
     """It has no variance, but a level."""
-    wavfile.write(tmp_path / "constant.wav", 8000, np.full(600, 0.3))
-    demo(name).main(["--steps", "1", "--arch", "cpu", "--out", str(tmp_path), "--wav", str(tmp_path / "constant.wav")])
+    path = tmp_path / "constant.wav"
+    wavfile.write(path, 8000, np.full(600, 0.3))
+    fewer = {"GIF_LAST_FRAMES": 1} if name == "match_spectrum" else {}
+    printed = run_short(name, "--steps", 1, "--out", tmp_path, "--wav", path, **fewer)
     assert (tmp_path / f"{name}.png").exists()
-    assert "nan" not in capsys.readouterr().out
+    assert "nan" not in printed
 
 
-def test_last_bin_bug(tmp_path):
-    result = run_demo("last_bin_bug", "--steps", 20, "--arch", "cpu", "--out", tmp_path)
-    assert result.returncode == 0, result.stderr
+def test_last_bin_bug(run_short, tmp_path):
+    printed = run_short("last_bin_bug", "--steps", 20, "--out", tmp_path)
     with Image.open(tmp_path / "last_bin_bug.png") as png:
         png.verify()
-    lines = result.stdout.splitlines()
+    lines = printed.splitlines()
     gradients = [re.search(r"cosine (\S+), norm ratio (\S+), relative error (\S+)", line) for line in lines]
     right, last_bin = ([float(x) for x in found.groups()] for found in gradients if found)
     assert abs(right[0] - 1) < 1e-9 and abs(right[1] - 1) < 1e-5 and right[2] < 1e-7
@@ -140,14 +155,14 @@ def test_the_exhibit_is_the_seeds_bug_and_nothing_else(demo, cpu):
     assert bug.compare(last, differences).cosine < 0.3
 
 
-def test_vibrating_string(tmp_path):
-    result = run_demo("vibrating_string", "--steps", 3, "--seconds", 0.2, "--arch", "cpu", "--out", tmp_path)
-    assert result.returncode == 0, result.stderr
+def test_vibrating_string(demo, run_short, tmp_path):
+    """A step in each stage of the search, at the first of its resolutions."""
+    stages = demo("vibrating_string").stages
+    constants = dict(stages=lambda largest: [s._replace(sizes=s.sizes[:1]) for s in stages(largest)], GIF_FRAMES=4)
+    printed = run_short("vibrating_string", "--steps", 3, "--seconds", 0.2, "--out", tmp_path, **constants)
     assert sorted(f.name for f in tmp_path.iterdir()) == [
         "after.wav", "before.wav", "target.wav", "vibrating_string.gif", "vibrating_string.png"]  # fmt: skip
-    start, found, true, off = re.search(
-        r"pitch \(Hz\) +(\S+) +(\S+) +(\S+) +off by (\S+) cents", result.stdout
-    ).groups()
+    start, found, true, off = re.search(r"pitch \(Hz\) +(\S+) +(\S+) +(\S+) +off by (\S+) cents", printed).groups()
     assert abs(float(found) - float(true)) < abs(float(start) - float(true))
     assert float(off) == pytest.approx(1200 * np.log2(float(found) / float(true)), abs=0.2)
     rate, samples = wavfile.read(tmp_path / "target.wav")
@@ -216,18 +231,16 @@ def test_a_string_that_is_not_found_is_a_failure(demo, monkeypatch, capsys):
         assert len(lines) == 1 and message in lines[0]
 
 
-def test_draw_in_sound(tmp_path):
+def test_draw_in_sound(run_short, tmp_path):
     gradient = np.zeros((40, 80, 4), np.uint8)
     gradient[..., :3] = np.linspace(0, 255, 80)[None, :, None]
     gradient[:20, :, 3] = 255  # the lower half is transparent, which is black
     Image.fromarray(gradient).save(tmp_path / "picture.png")
     out = tmp_path / "out"
-    result = run_demo(
-        "draw_in_sound", "--steps", 30, "--arch", "cpu", "--out", out, "--image", tmp_path / "picture.png"
-    )
-    assert result.returncode == 0, result.stderr
+    paths = "--out", out, "--image", tmp_path / "picture.png"
+    printed = run_short("draw_in_sound", "--steps", 30, *paths, GIF_FRAMES=4)
     assert sorted(f.name for f in out.iterdir()) == ["draw_in_sound.gif", "draw_in_sound.png", "drawing.wav"]
-    before, after = re.search(r"correlation .*: (\S+) -> (\S+)", result.stdout.splitlines()[-1]).groups()
+    before, after = re.search(r"correlation .*: (\S+) -> (\S+)", printed.splitlines()[-1]).groups()
     assert abs(float(before)) < 0.1 and float(after) > 0.6
     rate, samples = wavfile.read(out / "drawing.wav")
     assert rate == 16_000 and len(samples) == 512 + 496 * 128  # 4 s, as wide as two heights
@@ -238,12 +251,11 @@ def test_draw_in_sound(tmp_path):
     assert np.sum(upper[:, :200] ** 2) < 0.05 * np.sum(upper[:, -200:] ** 2)
 
 
-def test_tuned_drum(tmp_path):
-    result = run_demo("tuned_drum", "--steps", 3, "--arch", "cpu", "--out", tmp_path)
-    assert result.returncode == 0, result.stderr
+def test_tuned_drum(run_short, tmp_path):
+    printed = run_short("tuned_drum", "--steps", 3, "--out", tmp_path, GIF_FRAMES=4)
     assert sorted(f.name for f in tmp_path.iterdir()) == [
         "after.wav", "before.wav", "target.wav", "tuned_drum.gif", "tuned_drum.png"]  # fmt: skip
-    lowest, *ratios = map(float, re.search(r"target +(.*)", result.stdout)[1].split())
+    lowest, *ratios = map(float, re.search(r"target +(.*)", printed)[1].split())
     np.testing.assert_allclose(np.array(ratios)[[1, 3, 6]], (2, 3, 4), rtol=0.03)  # what Raman found
     rate, samples = wavfile.read(tmp_path / "target.wav")
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), 2**17))
@@ -320,7 +332,7 @@ def test_oscillators_are_differentiated(demo, cpu):
 
 
 def test_fm_synth(tmp_path):
-    result = run_demo("fm_synth", "--steps", 12, "--arch", "cpu", "--out", tmp_path, "--show")
+    result = run_demo("fm_synth", "--steps", 3, "--arch", "cpu", "--out", tmp_path, "--show")
     assert result.returncode == 0, result.stderr
     assert "there is no display" in result.stdout
     assert sorted(f.name for f in tmp_path.iterdir()) == ["after.wav", "before.wav", "fm_synth.png", "target.wav"]
@@ -362,11 +374,10 @@ def test_fm_settings_that_are_not_found_are_a_failure(demo, capsys):
     assert len(lines) == 1 and "the fade is off by -10.00 %" in lines[0]
 
 
-def test_additive(tmp_path):
-    result = run_demo("additive", "--steps", 12, "--arch", "cpu", "--out", tmp_path)
-    assert result.returncode == 0, result.stderr
+def test_additive(run_short, tmp_path):
+    printed = run_short("additive", "--steps", 6, "--out", tmp_path)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["additive.png", "after.wav", "before.wav", "target.wav"]
-    before, after = map(float, re.search(r"spectral convergence (\S+) -> (\S+) dB", result.stdout).groups())
+    before, after = map(float, re.search(r"spectral convergence (\S+) -> (\S+) dB", printed).groups())
     assert after < before - 3
     spectra = []
     for name in ("after", "target"):
