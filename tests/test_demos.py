@@ -293,18 +293,25 @@ def assert_gradient(field, gradient, index, h, value, rel):
     assert (values[0] - values[1]) / (2 * h) == pytest.approx(gradient[index], rel=rel)
 
 
-def test_find_the_pitch(demo, cpu, tmp_path, monkeypatch, capsys):
+def test_find_the_pitch(demo, run_short, tmp_path, monkeypatch):
     module = demo("find_the_pitch")
     losses = module.losses()
     magnitudes = losses["magnitudes, L1"]  # in the place of those that take longer
     quick = {name: options if name == "transport" else magnitudes for name, options in losses.items()}
-    monkeypatch.setattr(module, "losses", lambda: quick)
-    monkeypatch.setattr(module, "AXIS", np.linspace(-27, 27, 37))
-    monkeypatch.setattr(module, "GIF_FRAMES", 5)
-    module.main(["--steps", "40", "--arch", "cpu", "--out", str(tmp_path)])
+    new_loss, made = module.Oscillators.loss, {}
+
+    def loss(oscillators, goal, options):
+        """One for the same options, since each is compiled anew."""
+        key = oscillators, id(options)
+        if key not in made:
+            made[key] = new_loss(oscillators, goal, options)
+        return made[key]
+
+    monkeypatch.setattr(module.Oscillators, "loss", loss)
+    constants = dict(losses=lambda: quick, AXIS=np.linspace(-27, 27, 37), GIF_FRAMES=5)
+    out = run_short("find_the_pitch", "--steps", 40, "--out", tmp_path, **constants)
     assert sorted(f.name for f in tmp_path.iterdir()) == [
         "after.wav", "before.wav", "find_the_pitch.gif", "find_the_pitch.png", "target.wav"]  # fmt: skip
-    out = capsys.readouterr().out
     shares, medians = {}, {}
     for name in ("magnitudes, L1", "transport"):
         share, _, median, _ = re.search(rf"{name} +(\d+) % +(\d+) / 8 +(\S+) +(\S+)", out).groups()
