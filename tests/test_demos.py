@@ -185,7 +185,7 @@ def string(demo, cpu):
     string = module.String(0.05)
     goal = ts.Target.from_signal(string.sound(module.TRUE))
     string.parameters = module.TRUE * np.array([1.02, 1.5, 0.5, 2.0])
-    return string, ts.SpectralLoss(string.samples, goal, stft=ts.STFT(n_fft=512), reduction="mean")
+    return string, ts.SpectralLoss(string.samples, goal, stft=ts.STFT(n_fft=512), reduction="mean", engine="direct")
 
 
 def test_a_simulation_is_differentiated_across_its_segments(string):
@@ -293,22 +293,28 @@ def assert_gradient(field, gradient, index, h, value, rel):
     assert (values[0] - values[1]) / (2 * h) == pytest.approx(gradient[index], rel=rel)
 
 
+def once(function, key):
+    """The function, called once for all arguments of one key."""
+    results = {}
+
+    def call(*arguments):
+        if key(*arguments) not in results:
+            results[key(*arguments)] = function(*arguments)
+        return results[key(*arguments)]
+
+    return call
+
+
 def test_find_the_pitch(demo, run_short, tmp_path, monkeypatch):
     module = demo("find_the_pitch")
     losses = module.losses()
     magnitudes = losses["magnitudes, L1"]  # in the place of those that take longer
     quick = {name: options if name == "transport" else magnitudes for name, options in losses.items()}
-    new_loss, made = module.Oscillators.loss, {}
-
-    def loss(oscillators, goal, options):
-        """One for the same options, since each is compiled anew."""
-        key = oscillators, id(options)
-        if key not in made:
-            made[key] = new_loss(oscillators, goal, options)
-        return made[key]
-
+    # The same options give the same again, and each loss is compiled anew.
+    loss = once(module.Oscillators.loss, key=lambda oscillators, _, options: (oscillators, id(options)))
+    follow = once(module.follow, key=lambda options, *_: id(options))
     monkeypatch.setattr(module.Oscillators, "loss", loss)
-    constants = dict(losses=lambda: quick, AXIS=np.linspace(-27, 27, 37), GIF_FRAMES=5)
+    constants = dict(losses=lambda: quick, follow=follow, AXIS=np.linspace(-27, 27, 37), GIF_FRAMES=5)
     out = run_short("find_the_pitch", "--steps", 40, "--out", tmp_path, **constants)
     assert sorted(f.name for f in tmp_path.iterdir()) == [
         "after.wav", "before.wav", "find_the_pitch.gif", "find_the_pitch.png", "target.wav"]  # fmt: skip
@@ -357,7 +363,8 @@ def test_fm_voices_are_differentiated(demo, cpu):
     rng = np.random.default_rng(0)
     voices = module.Voices(module.draw_settings(rng, module.STARTS, 2), 2048, 16_000)
     goal = ts.Target.from_signal(0.1 * rng.standard_normal(2048).astype(np.float32))
-    loss = ts.SpectralLoss(voices.samples, goal, stft=ts.STFT(n_fft=512), terms=ts.Power(p=2), reduction="none")
+    options = dict(stft=ts.STFT(n_fft=512), terms=ts.Power(p=2), reduction="none", engine="direct")
+    loss = ts.SpectralLoss(voices.samples, goal, **options)
     voices.differentiate(loss)
     gradient = voices.scaled.grad.to_numpy()
 
@@ -402,7 +409,7 @@ def test_a_voice_is_differentiated(demo, cpu):
     voice.log_levels.from_numpy(rng.standard_normal(voice.log_levels.shape).astype(np.float32))
     voice.log_gains.from_numpy(rng.standard_normal(voice.log_gains.shape).astype(np.float32))
     goal = ts.Target.from_signal(rng.standard_normal(16 * module.HOP).astype(np.float32))
-    loss = ts.SpectralLoss(voice.samples, goal, stft=ts.STFT(n_fft=512), terms=ts.Power(p=2))
+    loss = ts.SpectralLoss(voice.samples, goal, stft=ts.STFT(n_fft=512), terms=ts.Power(p=2), engine="direct")
     with ti.ad.Tape(loss.value):
         voice.run()
         loss.compute()
