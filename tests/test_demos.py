@@ -108,7 +108,7 @@ def test_match_spectrum_of_a_recording(tmp_path):
 
 
 @pytest.mark.parametrize("name", OF_RECORDINGS)
-def test_a_constant_is_a_recording(run_short, tmp_path, name):
+def test_a_constant_is_a_recording(run_short, direct, tmp_path, name):
     """It has no variance, but a level."""
     path = tmp_path / "constant.wav"
     wavfile.write(path, 8000, np.full(600, 0.3))
@@ -155,11 +155,8 @@ def test_the_exhibit_is_the_seeds_bug_and_nothing_else(demo, cpu):
     assert bug.compare(last, differences).cosine < 0.3
 
 
-def test_vibrating_string(demo, run_short, tmp_path):
-    """A step in each stage of the search, at the first of its resolutions."""
-    stages = demo("vibrating_string").stages
-    constants = dict(stages=lambda largest: [s._replace(sizes=s.sizes[:1]) for s in stages(largest)], GIF_FRAMES=4)
-    printed = run_short("vibrating_string", "--steps", 3, "--seconds", 0.2, "--out", tmp_path, **constants)
+def test_vibrating_string(run_short, tmp_path):
+    printed = run_short("vibrating_string", "--steps", 3, "--seconds", 0.2, "--out", tmp_path, GIF_FRAMES=2)
     assert sorted(f.name for f in tmp_path.iterdir()) == [
         "after.wav", "before.wav", "target.wav", "vibrating_string.gif", "vibrating_string.png"]  # fmt: skip
     start, found, true, off = re.search(r"pitch \(Hz\) +(\S+) +(\S+) +(\S+) +off by (\S+) cents", printed).groups()
@@ -238,7 +235,7 @@ def test_draw_in_sound(run_short, tmp_path):
     Image.fromarray(gradient).save(tmp_path / "picture.png")
     out = tmp_path / "out"
     paths = "--out", out, "--image", tmp_path / "picture.png"
-    printed = run_short("draw_in_sound", "--steps", 30, *paths, GIF_FRAMES=4)
+    printed = run_short("draw_in_sound", "--steps", 30, *paths, GIF_FRAMES=2)
     assert sorted(f.name for f in out.iterdir()) == ["draw_in_sound.gif", "draw_in_sound.png", "drawing.wav"]
     before, after = re.search(r"correlation .*: (\S+) -> (\S+)", printed.splitlines()[-1]).groups()
     assert abs(float(before)) < 0.1 and float(after) > 0.6
@@ -252,7 +249,7 @@ def test_draw_in_sound(run_short, tmp_path):
 
 
 def test_tuned_drum(run_short, tmp_path):
-    printed = run_short("tuned_drum", "--steps", 3, "--out", tmp_path, GIF_FRAMES=4)
+    printed = run_short("tuned_drum", "--steps", 3, "--out", tmp_path, GIF_FRAMES=2)
     assert sorted(f.name for f in tmp_path.iterdir()) == [
         "after.wav", "before.wav", "target.wav", "tuned_drum.gif", "tuned_drum.png"]  # fmt: skip
     lowest, *ratios = map(float, re.search(r"target +(.*)", printed)[1].split())
@@ -314,7 +311,7 @@ def test_find_the_pitch(demo, run_short, tmp_path, monkeypatch):
     loss = once(module.Oscillators.loss, key=lambda oscillators, _, options: (oscillators, id(options)))
     follow = once(module.follow, key=lambda options, *_: id(options))
     monkeypatch.setattr(module.Oscillators, "loss", loss)
-    constants = dict(losses=lambda: quick, follow=follow, AXIS=np.linspace(-27, 27, 37), GIF_FRAMES=5)
+    constants = dict(losses=lambda: quick, follow=follow, AXIS=np.linspace(-27, 27, 37), GIF_FRAMES=2)
     out = run_short("find_the_pitch", "--steps", 40, "--out", tmp_path, **constants)
     assert sorted(f.name for f in tmp_path.iterdir()) == [
         "after.wav", "before.wav", "find_the_pitch.gif", "find_the_pitch.png", "target.wav"]  # fmt: skip
