@@ -1,7 +1,7 @@
 """The FFT pass by pass through memory: any n_fft, any backend, one small kernel a pass.
 
-The fused engines keep a frame in cache, registers or shared memory. What does not fit them comes here: large frames on
-a GPU, and sizes with a prime factor above 7 (Bluestein). Same interface as `direct.DirectDFT`:
+What no fused engine does comes here: on a GPU, sizes with a prime factor above 7 (Bluestein), and for frames that are no
+matter of one block all that is more than a sum over bins. Same interface as `direct.DirectDFT`:
 
     transform   X[k, f]   = Σ_n v[f, n] e^(−2πi k n / N)
     adjoint     ∂v[f, n]  = Re Σ_{k<K} G[k, f] e^(+2πi k n / N)  =  Re Σ_{k<K} conj(G[k, f]) e^(−2πi k n / N)
