@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from taichi.lang import impl
 
 MAX_ELEMENTS = 2**31 - 1  # indices are 32-bit
+MAX_INDEX = 2**31 - 2**17  # for kernels whose steps go beyond an array's end, and must not wrap round
 
 
 class _OfItsRuntime:

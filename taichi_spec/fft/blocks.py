@@ -31,10 +31,10 @@ import numpy as np
 import taichi as ti
 from numpy.typing import NDArray
 
-from taichi_spec.arrays import itemsize, new_array, new_vectors, upload, upload_integers
+from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, new_vectors, upload, upload_integers
 from taichi_spec.bins import Parts, columns_of, finish_function
 from taichi_spec.fft.blocks_compare import BandPlaces, Room, band_tables, by_stages
-from taichi_spec.fft.fused import BinEngine, run_sums
+from taichi_spec.fft.fused import GPUEngine, run_sums
 from taichi_spec.fft.pairs import constant, hold, measures_of, power_of_two, two_bins
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.framing import annotation
@@ -44,7 +44,6 @@ from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
 
 MAX_KNOWN = 2**30  # `known` keeps so many bits of an index
-MAX_INDEX = 2**31 - 2**17  # of an array: indices are i32, and steps beyond its end must not wrap round
 SHARED_BYTES = {"cuda": 48 * 1024, "vulkan": 32 * 1024}  # of a block: Taichi gives no more, nor do many devices
 SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
 MARK = 0x7FC0DEAD  # the bits of a number that no signal has
@@ -1112,7 +1111,7 @@ def goal_width(rows: int, bins: int, stages: Stages | None) -> int:
     return arrays * rows + 2 * bins * stages.needs_phase
 
 
-class BlocksEngine(BinEngine):
+class BlocksEngine(GPUEngine):
     """Loss and gradients of signals of one shape, on a GPU, in one pass.
 
     Args:
@@ -1146,14 +1145,9 @@ class BlocksEngine(BinEngine):
         self.halo = new_vectors(2, dtype, max(1, batch * sizes.runs * layout.overlap))
         self.edge = new_array(dtype, (2 * batch, stft.n_fft) if self.edges == "reflect" else (1, 1))
         self.partial = new_array(dtype, batch * sizes.runs * len(self.parts))
-        self.goal, strides = None, (0, 0)
-        if fixed is not None:
-            if stages is not None and not stages.banded:
-                stages = stages._replace(quantities=("magnitude",))  # of which squares are made
-            goal = goal_of(fixed, bands, bin_weights, stages)
-            self.goal = upload(goal.ravel(), dtype)
-            items, frames, width = goal.shape
-            strides = frames * width * (items > 1), width * (frames > 1)
+        if stages is not None and not stages.banded:
+            stages = stages._replace(quantities=("magnitude",))  # of which squares are made
+        strides = self._keep_goal(None if fixed is None else goal_of(fixed, bands, bin_weights, stages))
         table = layout.table(stft.window_table).ravel()
         gains = np.ones(stft.n_bins) if bin_weights is None else np.abs(bin_weights)  # (K,)
         self.places, numbers, integers = band_tables(bands, gains, len(table), HEAD)
@@ -1162,16 +1156,6 @@ class BlocksEngine(BinEngine):
         self.cut = lengths is not None
         items = [(length, stft.n_frames(length)) for length in lengths or ()]  # (B, 2)
         self.integers = upload_integers(np.concatenate([head, integers, np.ravel(items)]))
-
-    @property
-    def spared(self) -> str:
-        """As `FusedEngine` says: what takes four fifths of the time to compile, and changes nothing."""
-        return "advanced_optimization"
-
-    @property
-    def can_add(self) -> bool:
-        """As `FusedEngine` says."""
-        return True
 
     def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
         backward = grad_x is not None

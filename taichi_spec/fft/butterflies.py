@@ -24,7 +24,7 @@ RADICES = (2, 3, 4, 5, 7, 8, 16)
 
 @cache
 def butterflies(dtype) -> SimpleNamespace:
-    """The Taichi functions for one dtype: `dft(re, im, radix, first, step)`, `rotate` and `constant`."""
+    """The Taichi functions for one dtype: `dft(re, im, radix, first, step)`, `rotate`, `turn` and `constant`."""
 
     @ti.func
     def constant(value: ti.template()):
@@ -37,6 +37,12 @@ def butterflies(dtype) -> SimpleNamespace:
         real = re[q] * cosine - im[q] * sine
         im[q] = re[q] * sine + im[q] * cosine
         re[q] = real
+
+    @ti.func
+    def turn(re: ti.template(), im: ti.template(), r: ti.template(), twiddles: ti.template(), at):
+        """Multiply elements 1 ... r - 1 by those of a flat table from `at` on, cosine beside sine."""
+        for q in ti.static(range(1, r)):
+            rotate(re, im, q, twiddles[at + 2 * q - 2], twiddles[at + 2 * q - 1])
 
     @ti.func
     def add_subtract(re: ti.template(), im: ti.template(), a: ti.template(), b: ti.template()):
@@ -151,4 +157,4 @@ def butterflies(dtype) -> SimpleNamespace:
         else:
             dft_odd(re, im, r, first, step)
 
-    return SimpleNamespace(dft=dft, rotate=rotate, constant=constant)
+    return SimpleNamespace(dft=dft, rotate=rotate, turn=turn, constant=constant)

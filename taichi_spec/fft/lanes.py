@@ -184,8 +184,7 @@ def lane_kernel(
         at = [2 * (first + q * span) for q in ti.static(range(r))]
         re = [work[at[q]] for q in ti.static(range(r))]
         im = [work[at[q] + 1] for q in ti.static(range(r))]
-        for q in ti.static(range(1, r)):
-            bf.rotate(re, im, q, table[2 * t + 2 * q - 2], table[2 * t + 2 * q - 1])
+        bf.turn(re, im, r, table, 2 * t)
         bf.dft(re, im, r, 0, 1)
         for q in ti.static(range(r)):
             work[at[q]] = re[q]

@@ -27,13 +27,13 @@ import numpy as np
 import taichi as ti
 from numpy.typing import NDArray
 
-from taichi_spec.arrays import itemsize, new_array, new_vectors, upload, upload_integers
+from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, new_vectors, upload, upload_integers
 from taichi_spec.bins import Parts, columns_of, finish_function
 from taichi_spec.fft.butterflies import butterflies
-from taichi_spec.fft.fused import BinEngine, run_sums
+from taichi_spec.fft.fused import GPUEngine, run_sums
 from taichi_spec.fft.pairs import measures_of, power_of_two, two_bins
 from taichi_spec.fft.plan import Plan, factorise, is_smooth, unit_circle
-from taichi_spec.framing import IMAGES, add, annotation, framing_of, load, touched
+from taichi_spec.framing import IMAGES, add, annotation, framing, framing_of, item_sizes, load, touched
 from taichi_spec.launch import Launch
 from taichi_spec.runtime import arch_name
 from taichi_spec.stft import STFT
@@ -46,7 +46,6 @@ LONGEST = 512  # points of a line
 LARGEST_RADIX = 16
 AT_ONCE = 8  # numbers that a thread asks memory for before it waits for the first
 MOST_SUMS = 16  # for which a block has shared memory too
-MAX_INDEX = 2**31 - 2**17  # of an array: indices are i32, and steps beyond its end must not wrap round
 LEVELS = 7  # numbers that say how a transform's two halves are scaled: see `measure_levels`
 # Integers at the head of a table: samples of an item, N, hop, padding, whether it mirrors, transforms of an item; and of
 # a fixed target, numbers from an item to the next and from a frame.
@@ -133,14 +132,12 @@ def line_transform(plan: Plan, dtype: Any, twiddles: int, back: bool) -> Any:
             at = ((i - j) * radix + j) * pitch + line
             re = [sm[at + ti.static(q * span * pitch)] for q in ti.static(range(radix))]
             im = [sm[at + ti.static(q * span * pitch + plane)] for q in ti.static(range(radix))]
-            turn = j * ti.static(2 * (radix - 1)) + ti.static(twiddles + 2 * offset - 2)
+            turns = j * ti.static(2 * (radix - 1)) + ti.static(twiddles + 2 * offset)
             if ti.static(back and span > 1):
-                for q in ti.static(range(1, radix)):
-                    bf.rotate(re, im, q, table[turn + 2 * q], table[turn + 2 * q + 1])
+                bf.turn(re, im, radix, table, turns)
             bf.dft(re, im, radix, 0, 1)
             if ti.static(not back and span > 1):
-                for q in ti.static(range(1, radix)):
-                    bf.rotate(re, im, q, table[turn + 2 * q], table[turn + 2 * q + 1])
+                bf.turn(re, im, radix, table, turns)
             for q in ti.static(range(radix)):
                 sm[at + ti.static(q * span * pitch)] = re[q]
                 sm[at + ti.static(q * span * pitch + plane)] = im[q]
@@ -154,6 +151,20 @@ def line_transform(plan: Plan, dtype: Any, twiddles: int, back: bool) -> Any:
         ti.simt.block.sync()
 
     return transform
+
+
+@ti.func
+def frame_of(unit, units, frames: ti.template()):
+    """The item of a transform among all items' transforms, so many each, and the first of its frames there."""
+    b = unit // units
+    return b, (unit - b * units) * frames
+
+
+@ti.func
+def turned(re, im, table: ti.template(), at):
+    """re + i im times the twiddle between columns and rows that begins at `at`."""
+    cosine, sine = table[at], table[at + 1]
+    return ti.Vector([re * cosine - im * sine, re * sine + im * cosine])
 
 
 @cache
@@ -203,8 +214,7 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
             shared = ti.simt.block.SharedArray((3 * BLOCK,), dtype)
             t, unit = i & (BLOCK - 1), i // BLOCK
             while unit < units:
-                b = unit // integers[5]
-                f = (unit - b * integers[5]) * FRAMES
+                b, f = frame_of(unit, integers[5], FRAMES)
                 own = framing_of(items, b, integers[1], integers[2], integers[3], integers[4])
                 peak_x, peak_y, differ = ti.cast(0, dtype), ti.cast(0, dtype), ti.cast(0, Bits)
                 n = t
@@ -241,11 +251,24 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                 unit += GRID
 
     @ti.func
-    def turned(sm: ti.template(), table: ti.template(), a, line, column):
-        """Element a of a transformed line times the twiddle between columns and rows."""
-        at, turn = a * PITCH + line, TURNS + 2 * (a * B + column)
-        re, im, cosine, sine = sm[at], sm[at + PLANE], table[turn], table[turn + 1]
-        return ti.Vector([re * cosine - im * sine, re * sine + im * cosine])
+    def column_of(at, count):
+        """The transform and the column of line `at` among a chunk's, and whether there is one."""
+        unit = at // B
+        return ti.min(unit, count - 1), at - unit * B, unit < count
+
+    @ti.func
+    def put(sm: ti.template(), some: ti.template(), a, line):
+        """Elements a, a + STEP, ... of a line, those that it has, to shared memory."""
+        for e in ti.static(range(AT_ONCE)):
+            if a + e * STEP < A:
+                at = (a + e * STEP) * PITCH + line
+                sm[at], sm[at + PLANE] = some[e][0], some[e][1]
+
+    @ti.func
+    def turned_element(sm: ti.template(), table: ti.template(), a, line, column):
+        """Element a of a transformed line, turned."""
+        at = a * PITCH + line
+        return turned(sm[at], sm[at + PLANE], table, TURNS + 2 * (a * B + column))
 
     @ti.kernel
     def columns(x: Signal, y: Signal, table: Values, integers: Integers, items: Array, levels: Array, U: Pairs,
@@ -257,30 +280,23 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
             t, group = i & (BLOCK - 1), i // BLOCK
             mine, line = t // LINES, t % LINES
             while group * LINES < count * B:
-                at = group * LINES + line
-                unit = at // B
-                column = at - unit * B
-                there = unit < count
-                unit = ti.min(unit, count - 1)
-                b = (first + unit) // integers[5]
-                f = (first + unit - b * integers[5]) * FRAMES
+                unit, column, there = column_of(group * LINES + line, count)
+                b, f = frame_of(first + unit, integers[5], FRAMES)
                 own = framing_of(items, b, integers[1], integers[2], integers[3], integers[4])
-                down_x, down_y = levels[first + unit, 5], levels[first + unit, 6]
+                down = ti.Vector([levels[first + unit, 5], levels[first + unit, 6]])
                 a = mine
                 ti.simt.block.sync()
                 while a < A:
-                    some = [windowed(x, y, table, own, b, f, ti.min(a + e * STEP, A - 1) * B + column)
+                    some = [down * windowed(x, y, table, own, b, f, ti.min(a + e * STEP, A - 1) * B + column)
                             for e in ti.static(range(AT_ONCE))]  # fmt: skip
-                    for e in ti.static(range(AT_ONCE)):
-                        if a + e * STEP < A:
-                            at = (a + e * STEP) * PITCH + line
-                            sm[at], sm[at + PLANE] = some[e][0] * down_x, some[e][1] * down_y
+                    put(sm, some, a, line)
                     a += ti.static(STEP * AT_ONCE)
                 forward(sm, table, t)
                 a = mine
                 while a < A and there:
                     some = [
-                        turned(sm, table, ti.min(a + e * STEP, A - 1), line, column) for e in ti.static(range(AT_ONCE))
+                        turned_element(sm, table, ti.min(a + e * STEP, A - 1), line, column)
+                        for e in ti.static(range(AT_ONCE))
                     ]
                     for e in ti.static(range(AT_ONCE)):
                         if a + e * STEP < A:
@@ -297,19 +313,12 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
             t, group = i & (BLOCK - 1), i // BLOCK
             mine, line = t // LINES, t % LINES
             while group * LINES < count * B:
-                at = group * LINES + line
-                unit = at // B
-                column = at - unit * B
-                there = unit < count
-                unit = ti.min(unit, count - 1)
+                unit, column, there = column_of(group * LINES + line, count)
                 a = mine
                 ti.simt.block.sync()
                 while a < A:
                     some = [V[unit * N + ti.min(a + e * STEP, A - 1) * B + column] for e in ti.static(range(AT_ONCE))]
-                    for e in ti.static(range(AT_ONCE)):
-                        if a + e * STEP < A:
-                            at = (a + e * STEP) * PITCH + line
-                            sm[at], sm[at + PLANE] = some[e][0], some[e][1]
+                    put(sm, some, a, line)
                     a += ti.static(STEP * AT_ONCE)
                 back(sm, table, t)
                 # The gradient at a silent frame is 0, not the other one's rounding.
@@ -361,12 +370,11 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, fixed: bool, gradient:
         return places[n // B] + n % B
 
     @ti.func
-    def turned(sm: ti.template(), places: ti.template(), table: ti.template(), n):
-        """Element n of the lines, times its twiddle."""
+    def turned_element(sm: ti.template(), places: ti.template(), table: ti.template(), n):
+        """Element n of the transformed lines, turned."""
         line, e = n // B, n % B
-        at, turn = e * PITCH + line, TURNS + 2 * (ti.max(places[LINES + line], 0) + e)
-        re, im, cosine, sine = sm[at], sm[at + PLANE], table[turn], table[turn + 1]
-        return ti.Vector([re * cosine - im * sine, re * sine + im * cosine])
+        at = e * PITCH + line
+        return turned(sm[at], sm[at + PLANE], table, TURNS + 2 * (ti.max(places[LINES + line], 0) + e))
 
     @ti.func
     def compare(sums: ti.template(), sm: ti.template(), y: ti.template(), coefficients: ti.template(),
@@ -377,8 +385,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, fixed: bool, gradient:
         pair = group * SIDE + line
         unit = ti.min(pair // PAIRS, count - 1)
         c = pair - unit * PAIRS
-        b = (first + unit) // integers[5]
-        f = (first + unit - b * integers[5]) * FRAMES
+        b, f = frame_of(first + unit, integers[5], FRAMES)
         live, second = pair < count * PAIRS and f < items[b, 1], f + 1 < items[b, 1]
         scale = [levels[first + unit, ti.static(j)] for j in ti.static(range(LEVELS - 2))]
         factors = [coefficients[b, ti.static(parts[j][0])] for j in ti.static(range(C))]
@@ -446,7 +453,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, fixed: bool, gradient:
                     n = t
                     while n < ALL:
                         some = [
-                            turned(sm, places, table, ti.min(n + e * BLOCK, ALL - 1))
+                            turned_element(sm, places, table, ti.min(n + e * BLOCK, ALL - 1))
                             for e in ti.static(range(AT_ONCE))
                         ]
                         for e in ti.static(range(AT_ONCE)):
@@ -551,7 +558,7 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
     return choose(stft.n_fft) is not None and sums <= MOST_SUMS and max(sizes) <= MAX_INDEX
 
 
-class MatrixEngine(BinEngine):
+class MatrixEngine(GPUEngine):
     """Loss and gradients of signals of one shape, on a GPU, a chunk of frames at a time.
 
     Args:
@@ -583,26 +590,10 @@ class MatrixEngine(BinEngine):
         self.partial = new_array(dtype, self.chunk * matrix.pairs * len(self.parts))
         self.totals = new_array(dtype, batch * self.units * len(self.parts))
         self.table = upload(matrix.table(stft.window_table), dtype)
-        self.goal, strides = None, (0, 0)
-        if fixed is not None:
-            self.goal = upload(fixed.ravel(), dtype)
-            items, frames, bins = fixed.shape
-            strides = frames * bins * (items > 1), bins * (frames > 1)
-        reflect = stft.center and stft.pad_mode == "reflect"
-        hop = min(stft.hop_length, 2**30)  # beyond the longest signal every hop is alike
-        head = (n_samples, stft.n_fft, hop, stft.pad, reflect, self.units, *strides)
+        whole, strides = framing(stft, n_samples), self._keep_goal(fixed)
+        head = (n_samples, whole.n_fft, whole.hop, whole.pad, whole.reflect, self.units, *strides)
         self.integers = upload_integers(np.concatenate([head, matrix.places()]))
-        self.items = upload_integers(np.array([(length, stft.n_frames(length)) for length in self.lengths]))
-
-    @property
-    def spared(self) -> str:
-        """As `FusedEngine` says."""
-        return "advanced_optimization"
-
-    @property
-    def can_add(self) -> bool:
-        """As `FusedEngine` says."""
-        return True
+        self.items = item_sizes(stft, self.lengths)  # (B, 2)
 
     def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
         backward, unused = grad_x is not None, self.levels

@@ -37,7 +37,7 @@ class MemoryDFT:
         self.chirped = size != n_fft
         self.dtype = dtype
         self.Z = new_array(dtype, (batch, block, size, 2))
-        self.twiddles = upload(self.plan.twiddles, dtype)  # (size − 1, 2)
+        self.twiddles = upload(self.plan.twiddles.ravel(), dtype)  # (2 size − 2,)
         self.positions = upload_integers(self.plan.positions)  # (size,)
         bluestein = Bluestein(n_fft, self.plan)
         self.chirp = upload(bluestein.chirp, dtype) if self.chirped else self.twiddles  # (N, 2)
@@ -87,14 +87,12 @@ def pass_kernel(dtype: Any, radix: int, back: bool) -> Any:
             first = (i - j) * radix + j
             re = [Z[b, f, first + q * span, real] for q in ti.static(range(radix))]
             im = [Z[b, f, first + q * span, imag] for q in ti.static(range(radix))]
-            turn = offset + j * (radix - 1) - 1
+            turns = 2 * (offset + j * (radix - 1))
             if ti.static(back):
-                for q in ti.static(range(1, radix)):
-                    bf.rotate(re, im, q, twiddles[turn + q, 0], twiddles[turn + q, 1])
+                bf.turn(re, im, radix, twiddles, turns)
             bf.dft(re, im, radix, 0, 1)
             if ti.static(not back):
-                for q in ti.static(range(1, radix)):
-                    bf.rotate(re, im, q, twiddles[turn + q, 0], twiddles[turn + q, 1])
+                bf.turn(re, im, radix, twiddles, turns)
             for q in ti.static(range(radix)):
                 Z[b, f, first + q * span, real] = re[q]
                 Z[b, f, first + q * span, imag] = im[q]
