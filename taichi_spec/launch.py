@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import taichi as ti
 
+from .tracing import repeats_kept
+
 
 class Launch(NamedTuple):
     """A kernel and what it is called with.
@@ -47,7 +49,7 @@ class Chain:
         if self.steps:
             self._run(arrays)
         else:
-            with without(self.without):
+            with repeats_kept(), without(self.without):
                 self.steps = [
                     step for has_fields, group in self.groups for step in self._steps(has_fields, group, arrays)
                 ]

@@ -8,7 +8,7 @@ import pytest
 import taichi as ti
 
 import taichi_spec as ts
-from taichi_spec import runtime
+from taichi_spec import runtime, tracing
 
 
 def pytest_addoption(parser):
@@ -25,6 +25,13 @@ def pytest_generate_tests(metafunc):
         named = metafunc.config.getoption("--arch")
         there = [name for name in ("cpu", "cuda", "vulkan", "metal") if runtime._is_available(name)]
         metafunc.parametrize("arch", named or there, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def repeats_kept():
+    """All of the tests' kernels are traced in half the time."""
+    with tracing.repeats_kept():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -73,8 +80,14 @@ def staged_on_gpus(request, monkeypatch):
 
 
 @pytest.fixture
-def gpu_engines():
-    """For tests that are to run on the GPU's fused engines, where they take their sizes."""
+def gpu_engines(monkeypatch):
+    """For tests that are to run on the GPU's fused engines, where they take their sizes.
+
+    A device in software takes a second a call to start as many teams as a large GPU has at work: fewer do all there, but
+    not so few that a thread would loop more often than llvmpipe lets it.
+    """
+    if not runtime._is_available("cuda"):
+        monkeypatch.setattr("taichi_spec.fft.blocks.GRID", 256)
 
 
 def _run_on(arch):
