@@ -12,7 +12,7 @@ import taichi as ti
 
 import taichi_spec as ts
 from support import TOLERANCE, dtypes, error, field, signals
-from taichi_spec import functional
+from taichi_spec import functional, runtime
 from taichi_spec.engines import Options, make_engine
 from taichi_spec.fft import blocks, matrix
 from taichi_spec.fft.blocks import BlocksEngine
@@ -276,17 +276,51 @@ def test_items_of_unequal_lengths_in_small_chunks(kind, hop):
                     assert not grad[item, length:].any()
 
 
+# Both signals' levels; None where they are to be the same.
+LEVELS = [
+    (1, 1),
+    (1e-3, 2e-3),
+    (1e3, 3e3),
+    (1, 0.1),
+    (1, 0.01),
+    (0, 1),
+    (1, None),
+    (1, 0),
+    (0, 0),
+    (1e-12, 1e-12),
+    (1e12, 1),
+]
+
+
+@pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)
+def test_levels_change():
+    """Frame by frame, a thread's team finds out whether it has to scale: where the levels stay, by votes."""
+    for n_fft in (512, 1024, 2048) if runtime.arch_name() == "cuda" else (512,):
+        stft, length = ts.STFT(n_fft), 4 * n_fft
+        x, y = signals(11, len(LEVELS), length, dtype=np.float32)
+        for part, (level_x, level_y) in enumerate(LEVELS):
+            x[part] *= level_x
+            y[part] = x[part] if level_y is None else level_y * y[part]
+        x, y = x.ravel(), y.ravel()
+        _, grads = ts.value_and_grad(x, y, wrt="both", stft=stft)
+        assert isinstance(used(), BlocksEngine)
+        for grad, expected in zip(grads, ts.reference.value_and_grad(x, y, stft)[1:]):
+            for part, levels in enumerate(LEVELS):
+                inner = slice(part * length + n_fft, (part + 1) * length - n_fft)  # in no frame of another level
+                assert error(grad[inner], expected[inner]) < 1e-5, (n_fft, levels)
+
+
 @pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)
 def test_several_resolutions():
     """One engine's and the other's: the later one adds to value and gradients."""
-    stfts = [SMALL, ts.STFT(60, 20, center=True)]
+    stfts = [SMALL, ts.STFT(60, 20, center=True), ts.STFT(64, 44, center=True)]
     x, y = signals(10, 2, 500, dtype=np.float32)
     value, grads = ts.value_and_grad(x, y, wrt="both", stft=stfts)
     assert isinstance(used(), FusedSum)
     expected = [ts.reference.value_and_grad(x, y, stft) for stft in stfts]
     assert value == pytest.approx(sum(each[0].sum() for each in expected), rel=1e-5)
-    assert error(grads[0], expected[0][1] + expected[1][1]) < 1e-5
-    assert error(grads[1], expected[0][2] + expected[1][2]) < 1e-5
+    assert error(grads[0], sum(each[1] for each in expected)) < 1e-5
+    assert error(grads[1], sum(each[2] for each in expected)) < 1e-5
 
 
 @pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)

@@ -37,6 +37,7 @@ from taichi_spec.fft.blocks_compare import BandPlaces, Room, band_tables, by_sta
 from taichi_spec.fft.fused import GPUEngine, run_sums
 from taichi_spec.fft.pairs import constant, hold, measures_of, power_of_two, two_bins
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
+from taichi_spec.fft.together import four_writer, fours
 from taichi_spec.framing import annotation
 from taichi_spec.launch import Launch
 from taichi_spec.runtime import arch_name, cuda_multiprocessors
@@ -259,6 +260,7 @@ def fused_kernel(
     """
     measures, C, powers = measures_of(parts, fixed, dtype), len(parts), power_of_two(dtype)
     finish, add_runs = finish_function(terms, dtype), run_sums(parts, dtype)
+    write_four = four_writer(dtype, adds)
     N, H, R, T = layout.n_fft, layout.hop, layout.points, layout.threads
     TEAMS, BLOCK, CELLS, OVERLAP = layout.teams, layout.block, layout.cells, layout.overlap
     RADICES, STRIDES, OFFSETS = layout.radices, layout.strides, layout.offsets
@@ -278,6 +280,7 @@ def fused_kernel(
     PAIRS = 2 if C > 1 or (fixed and STRAY) else 4 if N >= (2048 if fixed else 4096) else R // 2
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(R, -(-H // T))  # registers of which some are finished with their frame
+    WHOLE = min(R, H // T)  # registers of which all are
     HALF = R // 2
     NEAR = SECTOR[dtype]
     # The last of a goal's numbers of which a thread may ask for one in time.
@@ -286,6 +289,7 @@ def fused_kernel(
     CUDA = layout.cuda
     WARP = CUDA and T <= 32  # a team lies within a warp
     SHUFFLES, GROUP = layout.shuffles, layout.group
+    VOTES = SHUFFLES and GROUP == 32  # whether a team fills its warps
     PEAKS = CELLS - layout.peak_cells
     LOG_T, LOG_GROUP = T.bit_length() - 1, GROUP.bit_length() - 1
     pair = ti.types.vector(2, dtype)
@@ -436,17 +440,49 @@ def fused_kernel(
         return found
 
     @ti.func
+    def vote(condition, bit: ti.template()):
+        """The bit, if the condition holds for any thread of the warp."""
+        return ti.simt.warp.any_nonzero(ti.u32(0xFFFFFFFF), ti.cast(condition, ti.i32)) * ti.static(bit)
+
+    @ti.func
+    def near(x: ti.template(), y: ti.template(), level: ti.template(), sm: ti.template(), team: ti.template(),
+             t: ti.template()):  # fmt: skip
+        """Whether both peaks of the team lie from level / 4 to 4 level, and its two parts surely are not the same.
+
+        x and y: this thread's peaks. Votes take a third of the time that finding the peaks does. Whatever the level, the
+        answer is only a shorter way to the same: peaks no farther apart than a factor of 16, neither of them extreme.
+        """
+        most, least = level * 4, level * ti.cast(0.25, dtype)
+        votes = vote(x > most or y > most, 1) | vote(x >= least, 2) | vote(y >= least, 4)
+        if ti.static(not fixed):
+            votes = votes | vote(x != y, 8)
+        if ti.static(GROUP < T):
+            if t & ti.static(GROUP - 1) == 0:
+                store(sm, team + PEAKS + (t >> LOG_GROUP), ti.bit_cast(votes, ti.f32), ti.cast(0, dtype))
+            sync()
+            votes = 0
+            for e in ti.static(range(T // GROUP)):
+                bits, _ = fetch(sm, team + PEAKS + e)
+                votes = votes | ti.bit_cast(bits, ti.i32)
+        both = uniform(votes == ti.static(6 if fixed else 14))
+        if ti.static(GROUP == T) or not both:
+            sync()  # until all have read the votes or, as in team_peaks, the last exchange of the frame before
+        return both
+
+    @ti.func
     def team_peaks(x: ti.template(), y: ti.template(), d: ti.template(), sm: ti.template(), team: ti.template(),
-                   t: ti.template()):  # fmt: skip
+                   t: ti.template(), zero: ti.template()):  # fmt: skip
         """The largest of x and of y in the team, and 1 if any d is not 0: among GROUP neighbours, then all groups."""
         a, b, c = x, y, ti.cast(d != 0, dtype)
         if ti.static(SHUFFLES):  # magnitudes are ordered as their bits are
             i, j, k = ti.bit_cast(x, ti.i32), ti.bit_cast(y, ti.i32), d
-            for s in ti.static([1 << e for e in range(GROUP.bit_length() - 1)]):
+            s = 1 + zero  # as in load_frames
+            while s < GROUP:
                 i = ti.max(i, ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), i, s))
                 j = ti.max(j, ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), j, s))
                 if ti.static(not fixed and GROUP < 32):  # a vote is among all of a warp
                     k = k | ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), k, s)
+                s = 2 * s
             if ti.static(not fixed and GROUP == 32):
                 k = ti.simt.warp.any_nonzero(ti.u32(0xFFFFFFFF), ti.cast(k != 0, ti.i32))
             a, b, c = ti.bit_cast(i, ti.f32), ti.bit_cast(j, ti.f32), ti.cast(k != 0, dtype)
@@ -481,7 +517,7 @@ def fused_kernel(
 
     @ti.func
     def balance(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
-                scale: ti.template()):  # fmt: skip
+                scale: ti.template(), level: ti.template(), zero: ti.template()):  # fmt: skip
         """Bring both parts to a peak near 1 where they differ much or are extreme.
 
         scale: half of what undoes it, or 0 for a silent part; 1/2 or 0; whether the parts are equal.
@@ -490,8 +526,16 @@ def fused_kernel(
         A silent part has no spectrum at all: its second factor is 0, so that no rounding is taken for one. Of two
         equal parts one is dropped, and its spectrum is taken to be the other's, so that their distance is 0.
         """
-        mine = ti.static([peak_of(re), peak_of(im), ti.cast(0, Bits) if fixed else difference_of(re, im)])
-        x, y, d = team_peaks(mine[0], mine[1], mine[2], sm, team, t)
+        peaks = ti.static([peak_of(re), peak_of(im)])
+        x, y, d = level[0], level[0], ti.cast(1, dtype)
+        found = False
+        if ti.static(VOTES):
+            found = near(peaks[0], peaks[1], level[0], sm, team, t)
+        if not found:
+            different = ti.static([ti.cast(0, Bits) if fixed else difference_of(re, im)])
+            x, y, d = team_peaks(peaks[0], peaks[1], different[0], sm, team, t, zero)
+            if ti.static(VOTES):
+                level[0] = ti.min(ti.max(ti.sqrt(x) * ti.sqrt(y), 1e-8), 1e8)
         low, high = ti.min(x, y), ti.max(x, y)
         scale[2] = ti.cast(0.5, dtype) * ti.cast(x > 0, dtype)
         scale[3] = ti.cast(0.5, dtype) * ti.cast(y > 0, dtype)
@@ -566,6 +610,7 @@ def fused_kernel(
                     store(sm, TABLE + n, table[n], table[n + ENTRIES])
                     n += BLOCK
                 ti.simt.block.sync()
+            level = [ti.cast(1, dtype)]  # near which both parts' peaks were last
             while first_run < items * runs:
                 run = first_run + which
                 b = ti.raw_div(run, runs)
@@ -606,7 +651,7 @@ def fused_kernel(
                                 load_frames(re, im, x, y, table, sm, team, role, b, f, frames, start, length, whole, items,
                                             inside, live, zero)  # fmt: skip
                                 ahead[0] = touch_signals(x, y, row, t, start, length)
-                            balance(re, im, sm, team, t, scale)
+                            balance(re, im, sm, team, t, scale, level, zero)
                         else:
                             between(found, re, im, sm, team, role, row, f, frames, y, item_stride, frame_stride, live, scale,
                                     factors, table, integers, zero)  # fmt: skip
@@ -980,6 +1025,15 @@ def fused_kernel(
                 values[m] = hold(values[m] + wait[m + s * KEEP])
         return sums
 
+    def finished(count):
+        """The (signal, register) that are written, four at a time: first those of a row that is not whole, beside row 0."""
+        partial = [(s, m) for s in range(count) for m in (0, WHOLE) if WHOLE < EMIT]
+        return fours(partial + [(s, m) for s in range(count) for m in range(WHOLE) if (s, m) not in partial])
+
+    def chosen(m, reached, value, first):
+        """What a thread writes in row m: where it does not reach it, what it writes in row 0, once more."""
+        return value if m < WHOLE else hold(ti.select(reached, value, first))
+
     @ti.func
     def emit(channels: ti.template(), gs: ti.template(), wait: ti.template(), sm: ti.template(),
              team: ti.template(), t, edge: ti.template(), b: ti.template(),
@@ -998,13 +1052,19 @@ def fused_kernel(
                     wait[m + s * KEEP] = ti.select(t < STRAY, further, sums[s][m + SHIFT])
         if inside:
             at = (b * whole + start + t) & 0x3FFFFFFF  # as in load_frames
-            for s in ti.static(range(count)):
-                for m in ti.static(range(EMIT)):
-                    if ti.static(T * (m + 1) <= H) or t + ti.static(T * m) < H:
-                        if ti.static(adds):
-                            gs[s][0, at + ti.static(T * m)] = gs[s][0, at + ti.static(T * m)] + sums[s][m]
-                        else:
-                            gs[s][0, at + ti.static(T * m)] = sums[s][m]
+            if ti.static(CUDA and WHOLE > 0):
+                reached = t + ti.static(T * WHOLE) < H
+                for some in ti.static(finished(count)):
+                    write_four(*ti.static([gs[s][0, at + chosen(m, reached, T * m, 0)] for s, m in some]),
+                               *ti.static([chosen(m, reached, sums[s][m], sums[s][0]) for s, m in some]))  # fmt: skip
+            else:
+                for s in ti.static(range(count)):
+                    for m in ti.static(range(EMIT)):
+                        if ti.static(m < WHOLE) or t + ti.static(T * m) < H:
+                            if ti.static(adds):
+                                gs[s][0, at + ti.static(T * m)] = gs[s][0, at + ti.static(T * m)] + sums[s][m]
+                            else:
+                                gs[s][0, at + ti.static(T * m)] = sums[s][m]
         elif b < items:
             left = [ti.cast(0, dtype) for _ in ti.static(range(2 * EMIT))]
             for m in ti.static(range(EMIT)):

@@ -33,6 +33,7 @@ from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import GPUEngine, run_sums
 from taichi_spec.fft.pairs import measures_of, power_of_two, two_bins
 from taichi_spec.fft.plan import Plan, factorise, is_smooth, unit_circle
+from taichi_spec.fft.together import pairs_writer
 from taichi_spec.framing import IMAGES, add, annotation, framing, framing_of, item_sizes, load, touched
 from taichi_spec.launch import Launch
 from taichi_spec.runtime import arch_name
@@ -174,7 +175,7 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
     LINES = lines_of(matrix.columns, dtype)
     STEP = BLOCK // LINES  # from one element of a line to the next of the same thread
     PITCH, PLANE, TURNS = pitch_of(LINES), A * pitch_of(LINES), matrix.turns
-    powers, twiddles = power_of_two(dtype), matrix.twiddles(matrix.columns)
+    powers, twiddles, write_pairs = power_of_two(dtype), matrix.twiddles(matrix.columns), pairs_writer(dtype)
     forward, back = (line_transform(matrix.columns, dtype, twiddles, way) for way in (False, True))
     Signal, Array, Values = annotation(is_field), ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
     Pairs = ti.types.ndarray(dtype=ti.types.vector(2, dtype), ndim=1)
@@ -294,13 +295,9 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                 forward(sm, table, t)
                 a = mine
                 while a < A and there:
-                    some = [
-                        turned_element(sm, table, ti.min(a + e * STEP, A - 1), line, column)
-                        for e in ti.static(range(AT_ONCE))
-                    ]
-                    for e in ti.static(range(AT_ONCE)):
-                        if a + e * STEP < A:
-                            U[unit * N + (a + e * STEP) * B + column] = some[e]
+                    elements = [ti.min(a + e * STEP, A - 1) for e in ti.static(range(AT_ONCE))]
+                    some = [turned_element(sm, table, e, line, column) for e in ti.static(elements)]
+                    write_pairs(U, [unit * N + e * B + column for e in ti.static(elements)], some)
                     a += ti.static(STEP * AT_ONCE)
                 group += GRID
 
@@ -325,13 +322,16 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                 audible_x, audible_y = levels[first + unit, 2] > 0, levels[first + unit, 3] > 0
                 a = mine
                 while a < A and there:
-                    some = [table[ti.min(a + e * STEP, A - 1) * B + column] for e in ti.static(range(AT_ONCE))]
-                    for e in ti.static(range(AT_ONCE)):
-                        if a + e * STEP < A:
-                            at = (a + e * STEP) * PITCH + line
-                            by_x = ti.select(audible_x, some[e] * sm[at + PLANE], ti.cast(0, dtype))
-                            by_y = ti.select(audible_y, some[e] * sm[at], ti.cast(0, dtype))
-                            V[unit * N + (a + e * STEP) * B + column] = ti.Vector([by_x, by_y])
+                    elements = [ti.min(a + e * STEP, A - 1) for e in ti.static(range(AT_ONCE))]
+                    weights = [table[e * B + column] for e in ti.static(elements)]
+                    cells = [e * PITCH + line for e in ti.static(elements)]
+                    by_x = [weights[e] * sm[cells[e] + PLANE] for e in ti.static(range(AT_ONCE))]
+                    by_y = [weights[e] * sm[cells[e]] for e in ti.static(range(AT_ONCE))]
+                    some = [
+                        ti.Vector([ti.select(audible_x, by_x[e], 0), ti.select(audible_y, by_y[e], 0)])
+                        for e in ti.static(range(AT_ONCE))
+                    ]
+                    write_pairs(V, [unit * N + e * B + column for e in ti.static(elements)], some)
                     a += ti.static(STEP * AT_ONCE)
                 group += GRID
 
@@ -347,7 +347,8 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, fixed: bool, gradient:
     PAIRS, SIDE = matrix.pairs, LINES // 2  # pairs of rows of a frame, and of a block: its first and its second half
     ALL = LINES * B  # elements of a block's lines
     POSITIONS = HEAD + 2 * PAIRS
-    measures, twiddles = measures_of(parts, fixed, dtype), matrix.twiddles(matrix.rows)
+    measures, write_pairs = measures_of(parts, fixed, dtype), pairs_writer(dtype)
+    twiddles = matrix.twiddles(matrix.rows)
     forward, back = (line_transform(matrix.rows, dtype, twiddles, way) for way in (False, True))
     Array, Values = ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
     Pairs = ti.types.ndarray(dtype=ti.types.vector(2, dtype), ndim=1)
@@ -456,10 +457,16 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, fixed: bool, gradient:
                             turned_element(sm, places, table, ti.min(n + e * BLOCK, ALL - 1))
                             for e in ti.static(range(AT_ONCE))
                         ]
+                        every = n + ti.static((AT_ONCE - 1) * BLOCK) < ALL
                         for e in ti.static(range(AT_ONCE)):
-                            at = n + e * BLOCK
-                            if at < ALL and places[LINES + at // B] >= 0:
-                                Z[element(places, at)] = some[e]
+                            every = every and places[LINES + ti.min(n + e * BLOCK, ALL - 1) // B] >= 0
+                        if every:
+                            write_pairs(Z, [element(places, n + e * BLOCK) for e in ti.static(range(AT_ONCE))], some)
+                        else:
+                            for e in ti.static(range(AT_ONCE)):
+                                at = n + e * BLOCK
+                                if at < ALL and places[LINES + at // B] >= 0:
+                                    Z[element(places, at)] = some[e]
                         n += ti.static(BLOCK * AT_ONCE)
                 group += GRID
 

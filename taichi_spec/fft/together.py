@@ -1,0 +1,60 @@
+"""Numbers written to arrays on CUDA, none of which waits for the one before.
+
+At each access Taichi reads the array's address from the kernel's arguments, and after a store no compiler knows that it
+still stands there: each store would wait for its address, and each sum for a number from memory besides. A real function
+has all its addresses, and all that it adds to, before it writes the first. Vulkan has no real functions, and no need.
+"""
+
+from functools import cache
+from typing import Any
+
+import taichi as ti
+
+from taichi_spec.runtime import arch_name
+
+
+def fours(places: list[Any]) -> list[list[Any]]:
+    """Places four at a time. The last ones may be the same place: it is written the same number more than once."""
+    groups = [places[i : i + 4] for i in range(0, len(places), 4)]
+    return [group + group[-1:] * (4 - len(group)) for group in groups]
+
+
+@cache
+def four_writer(dtype: Any, adds: bool = False) -> Any:
+    """The function (a, b, c, d) ← (p, q, r, s) for numbers of arrays a, b, c, d; with `adds`, it adds to them."""
+    Place = ti.ref(dtype)
+
+    @ti.real_func
+    def write(a: Place, b: Place, c: Place, d: Place, p: dtype, q: dtype, r: dtype, s: dtype):
+        a = p  # noqa: F841  a reference
+        b = q  # noqa: F841
+        c = r  # noqa: F841
+        d = s  # noqa: F841
+
+    @ti.real_func
+    def add(a: Place, b: Place, c: Place, d: Place, p: dtype, q: dtype, r: dtype, s: dtype):
+        t, u, v, w = a + p, b + q, c + r, d + s
+        a = t
+        b = u
+        c = v
+        d = w
+
+    return add if adds else write
+
+
+@cache
+def pairs_writer(dtype: Any) -> Any:
+    """The `ti.func` array[at[e]] ← values[e] for all e of an array of pairs."""
+    write = four_writer(dtype)
+
+    @ti.func
+    def write_pairs(array: ti.template(), at: ti.template(), values: ti.template()):
+        if ti.static(arch_name() == "cuda"):
+            for some in ti.static(fours([(e, part) for e in range(len(at)) for part in range(2)])):
+                write(*ti.static([array[at[e]][part] for e, part in some]),
+                      *ti.static([values[e][part] for e, part in some]))  # fmt: skip
+        else:
+            for e in ti.static(range(len(at))):
+                array[at[e]] = values[e]
+
+    return write_pairs
