@@ -310,6 +310,16 @@ def test_levels_change():
                 assert error(grad[inner], expected[inner]) < 1e-5, (n_fft, levels)
 
 
+@pytest.mark.parametrize("kind,n_fft", [(BlocksEngine, 64), (MatrixEngine, 30)], indirect=["kind"])
+def test_after_another_start_of_taichi(kind, n_fft):
+    x, y = signals(12, 300, dtype=np.float32)
+    first = ts.value_and_grad(x, y, wrt="both", n_fft=n_fft)
+    ts.init(arch=runtime.arch_name(), log_level=ti.ERROR)
+    again = ts.value_and_grad(x, y, wrt="both", n_fft=n_fft)
+    assert isinstance(used(), kind)
+    assert again[0] == first[0] and np.array_equal(again[1], first[1])
+
+
 @pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)
 def test_several_resolutions():
     """One engine's and the other's: the later one adds to value and gradients."""

@@ -5,12 +5,12 @@ still stands there: each store would wait for its address, and each sum for a nu
 has all its addresses, and all that it adds to, before it writes the first. Vulkan has no real functions, and no need.
 """
 
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import taichi as ti
 
-from taichi_spec.runtime import arch_name
+from taichi_spec.runtime import arch_name, runtime_token
 
 
 def fours(places: list[Any]) -> list[list[Any]]:
@@ -39,7 +39,21 @@ def four_writer(dtype: Any, adds: bool = False) -> Any:
         c = v
         d = w
 
-    return add if adds else write
+    return _renewed(add if adds else write)
+
+
+def _renewed(function: Any) -> Any:
+    """A real function that is compiled anew after a `ti.init`, as kernels are. Taichi forgets that, and would crash."""
+    compiled_in: list[Any] = [None]
+
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        if compiled_in[0] is not runtime_token():
+            compiled_in[0] = runtime_token()
+            function.func.compiled, function.func.taichi_functions = None, {}
+        return function(*arguments)
+
+    return call
 
 
 @cache
