@@ -295,6 +295,7 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                 forward(sm, table, t)
                 a = mine
                 while a < A and there:
+                    # Beyond the last element the last one again: several threads write the same number.
                     elements = [ti.min(a + e * STEP, A - 1) for e in ti.static(range(AT_ONCE))]
                     some = [turned_element(sm, table, e, line, column) for e in ti.static(elements)]
                     write_pairs(U, [unit * N + e * B + column for e in ti.static(elements)], some)
@@ -322,7 +323,7 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                 audible_x, audible_y = levels[first + unit, 2] > 0, levels[first + unit, 3] > 0
                 a = mine
                 while a < A and there:
-                    elements = [ti.min(a + e * STEP, A - 1) for e in ti.static(range(AT_ONCE))]
+                    elements = [ti.min(a + e * STEP, A - 1) for e in ti.static(range(AT_ONCE))]  # as in `columns`
                     weights = [table[e * B + column] for e in ti.static(elements)]
                     cells = [e * PITCH + line for e in ti.static(elements)]
                     by_x = [weights[e] * sm[cells[e] + PLANE] for e in ti.static(range(AT_ONCE))]
