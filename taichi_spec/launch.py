@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import taichi as ti
 
-from .tracing import repeats_kept
+from taichi_spec.tracing import repeats_kept
 
 
 class Launch(NamedTuple):

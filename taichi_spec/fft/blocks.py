@@ -485,7 +485,7 @@ def fused_kernel(
                     k = k | ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), k, s)
                 s = 2 * s
             if ti.static(not fixed and GROUP == 32):
-                k = ti.simt.warp.any_nonzero(ti.u32(0xFFFFFFFF), ti.cast(k != 0, ti.i32))
+                k = vote(k != 0, 1)
             a, b, c = ti.bit_cast(i, ti.f32), ti.bit_cast(j, ti.f32), ti.cast(k != 0, dtype)
         else:
             a, b, c = shared_peaks(a, b, c, sm, team + PEAKS, t, True, t & ti.static(-GROUP), ti.static(GROUP))
