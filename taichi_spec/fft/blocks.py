@@ -842,7 +842,7 @@ def fused_kernel(
             mirror(gx, gy, edge, b, s, PAD - s)
         else:
             s = right + q - PAD
-        if s >= right and (q < PAD or s < 1 or s > PAD):  # each sample once: the left one adds both
+        if right <= s < length - 1 and (q < PAD or s < 1 or s > PAD):  # each sample once: the left one adds both
             mirror(gx, gy, edge, b, s, length - 2 - s + PAD)
 
     @ti.func
