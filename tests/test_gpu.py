@@ -276,6 +276,34 @@ def test_items_of_unequal_lengths_in_small_chunks(kind, hop):
                     assert not grad[item, length:].any()
 
 
+LATE = (*np.zeros(40), *np.hamming(10), *np.zeros(14))  # a window that begins behind the frame's middle
+
+
+@pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)
+@pytest.mark.parametrize("hop,win_length,window,center", [
+    (5, 20, "hamming", True),  # 3 threads of 8 stray
+    (50, 30, "hamming", True),  # samples in no window between frames
+    (9, 38, "hamming", False),
+    (9, 64, LATE, True),  # and before the first frame
+])  # fmt: skip
+def test_windows_shorter_than_a_frame(kind, hop, win_length, window, center):
+    """Rows of points where the window is 0 are left out, at both ends; one item can just be reflected."""
+    stft = ts.STFT(64, hop, win_length, window, center)
+    x, y = signals(13, 3, 1500, dtype=np.float32)
+    lengths = (1500, 700, 33 if center else 300)
+    options = dict(stft=stft, lengths=lengths, reduction="none")
+    value, grads = ts.value_and_grad(x, y, wrt="both", **options)
+    assert isinstance(used(), kind) and used().layout.span < 64
+    fixed_value, fixed_grad = ts.value_and_grad(x, ts.Target.from_signal(y), **options)
+    assert isinstance(used(), kind)
+    for item, length in enumerate(lengths):
+        expected = ts.reference.value_and_grad(x[item, :length], y[item, :length], stft)
+        assert (value[item], fixed_value[item]) == pytest.approx((expected[0], expected[0]), rel=1e-5)
+        for grad, right in ((grads[0], expected[1]), (grads[1], expected[2]), (fixed_grad, expected[1])):
+            assert error(grad[item, :length], right) < 1e-5, item
+            assert not grad[item, length:].any()
+
+
 # Both signals' levels; None where they are to be the same.
 LEVELS = [
     (1, 1),

@@ -57,11 +57,17 @@ GRID = 4096  # teams that are launched, if there are so many runs: more than a l
 
 @dataclass(frozen=True)
 class Layout:
-    """How n_fft points lie on threads: `points` a thread, passes of the given radices, `teams` frames side by side."""
+    """How n_fft points lie on threads: `points` a thread, passes of the given radices, `teams` frames side by side.
+
+    Row m is the points that threads have in their registers m. The window may be 0 on all of the first rows and of the
+    last: what is read, windowed, and waits for other frames is `rows` of them, from row `first` on.
+    """
 
     n_fft: int
     hop: int
     points: int
+    first: int
+    rows: int
     radices: tuple[int, ...]
     teams: int = 1
     buffers: int = 1  # for exchanges among threads: with two, none has to wait until the one before it has been read
@@ -86,9 +92,14 @@ class Layout:
         return tuple(prod(self.radices[:p]) for p in range(len(self.radices)))
 
     @property
+    def span(self) -> int:
+        """Samples of a frame in rows on which the window is not 0."""
+        return self.rows * self.threads
+
+    @property
     def overlap(self) -> int:
-        """Samples of a frame that the next frame sees again."""
-        return max(self.n_fft - self.hop, 0)
+        """How many of them the next frame sees again."""
+        return max(self.span - self.hop, 0)
 
     @property
     def teams_at_work(self) -> int:
@@ -99,7 +110,7 @@ class Layout:
     @property
     def waiting(self) -> int:
         """Registers of a thread, for each signal, whose sums wait for the next frame's share."""
-        return self.points - self.hop // self.threads if self.overlap else 0
+        return self.rows - self.hop // self.threads if self.overlap else 0
 
     @property
     def stray(self) -> int:
@@ -273,15 +284,18 @@ def fused_kernel(
     BACK = (EXCHANGES + 1) % 2
     WAITS = layout.buffers == 1  # until all threads have read an exchange, before the next is written
     pad = layout.pad
+    FIRST, ROWS, SPAN = layout.first, layout.rows, layout.span
     PAD = 0 if edges == "none" else N // 2
+    LEFT = PAD - FIRST * T  # how far before the signal the first frame begins, without the window's zeros
     FRAMES = 2 if fixed else 1  # frames per transform
     KEEP, STRAY = (layout.waiting, layout.stray) if gradient else (0, 0)
-    SHIFT = H // T  # how many registers further on the next frame lies, and one more for some threads if it strays
+    SHIFT = H // T  # how many rows further on the next frame lies, and one more for some threads if it strays
     # Pairs of bins at work at once: as many as there are registers for, and LLVM still inlines.
     PAIRS = 2 if C > 1 or (fixed and STRAY) else 4 if N >= (2048 if fixed else 4096) else R // 2
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
-    EMIT = min(R, -(-H // T))  # registers of which some are finished with their frame
-    WHOLE = min(R, H // T)  # registers of which all are
+    EMIT = min(ROWS, -(-H // T))  # rows of which some are finished with their frame
+    WHOLE = min(ROWS, H // T)  # rows of which all are
+    TWO_ROWS = [(m, min(m + 1, ROWS - 1)) for m in range(0, ROWS, 2)]
     HALF = R // 2
     NEAR = SECTOR[dtype]
     # The last of a goal's numbers of which a thread may ask for one in time.
@@ -421,6 +435,10 @@ def fused_kernel(
         else:
             return table[at], table[at + ENTRIES]
 
+    def windowed_rows(values):
+        """Those of a frame's registers on which the window is not 0."""
+        return values[FIRST : FIRST + ROWS]
+
     def peak_of(values):
         """The largest magnitude among this thread's values."""
         peak = magnitude(values[0])
@@ -527,13 +545,13 @@ def fused_kernel(
         A silent part has no spectrum at all: its second factor is 0, so that no rounding is taken for one. Of two
         equal parts one is dropped, and its spectrum is taken to be the other's, so that their distance is 0.
         """
-        peaks = ti.static([peak_of(re), peak_of(im)])
+        peaks = ti.static([peak_of(windowed_rows(re)), peak_of(windowed_rows(im))])
         x, y, d = level[0], level[0], ti.cast(1, dtype)
         found = False
         if ti.static(VOTES):
             found = near(peaks[0], peaks[1], level[0], sm, team, t)
         if not found:
-            different = ti.static([ti.cast(0, Bits) if fixed else difference_of(re, im)])
+            different = ti.static([ti.cast(0, Bits) if fixed else difference_of(windowed_rows(re), windowed_rows(im))])
             x, y, d = team_peaks(peaks[0], peaks[1], different[0], sm, team, t, zero)
             if ti.static(VOTES):
                 level[0] = ti.min(ti.max(ti.sqrt(x) * ti.sqrt(y), 1e-8), 1e8)
@@ -545,13 +563,13 @@ def fused_kernel(
             up_x, down_x = powers(x)
             up_y, down_y = powers(y)
             scale[0], scale[1] = scale[2] * up_x, scale[3] * up_y
-            for m in ti.static(range(R)):
+            for m in ti.static(range(FIRST, FIRST + ROWS)):
                 re[m] = re[m] * down_x
                 im[m] = im[m] * down_y
         if ti.static(not fixed):
             scale[4] = ti.cast(d == 0, dtype)
             if uniform(d == 0):
-                for m in ti.static(range(R)):
+                for m in ti.static(range(FIRST, FIRST + ROWS)):
                     im[m] = ti.cast(0, dtype)
 
     def transform(re, im, sm, first, second, t, table, zero):
@@ -629,8 +647,8 @@ def fused_kernel(
                 for step in range(steps):
                     f = (c * steps + step) * FRAMES
                     live = f < frames and b < items
-                    start = f * H - PAD
-                    inside = b < items and start >= 0 and start + ti.static(N + (FRAMES - 1) * H) <= length
+                    start = f * H - LEFT
+                    inside = live and start >= 0 and start + ti.static(SPAN + (FRAMES - 1) * H) <= length
                     if ti.static(fixed):
                         inside = inside and f + 1 < frames
                     for early in ti.static(ahead):  # in truth always; both ways are right
@@ -668,7 +686,7 @@ def fused_kernel(
                         write_frames(re, im, gx, gy, table, wait, scale, sm, team, role, edge, b, start, length, whole,
                                      inside, items, zero)  # fmt: skip
                 if ti.static(KEEP > 0):
-                    after = role_at((c + 1) * steps * ti.static(FRAMES * H) - PAD, t, zero)
+                    after = role_at((c + 1) * steps * ti.static(FRAMES * H) - LEFT, t, zero)
                     leave_tail(halo, wait, after, run, b, items, zero)
                 add_team(found, partial, run * C, sm, team, t, b < items, zero)
                 sync()
@@ -725,34 +743,33 @@ def fused_kernel(
                      zero: ti.template()):  # fmt: skip
         """Windows what came back and emits it. re and im: the gradients of y's frame and of x's, exchanged."""
         if ti.static(BY_STAGES):
-            for m in ti.static(range(R)):
+            for m in ti.static(range(FIRST, FIRST + ROWS)):
                 im[m] *= scale[2]
                 re[m] *= scale[3]
         # The gradient at a silent frame is 0, not the other one's rounding.
         if scale[2] == 0:
-            for m in ti.static(range(R)):
+            for m in ti.static(range(FIRST, FIRST + ROWS)):
                 im[m] = 0
         if scale[3] == 0:
-            for m in ti.static(range(R)):
+            for m in ti.static(range(FIRST, FIRST + ROWS)):
                 re[m] = 0
-        windowed = ti.static(weighted(list(zip(re, im)), window(sm, table, t)))
+        windowed = ti.static(weighted(list(zip(windowed_rows(re), windowed_rows(im))), window(sm, table, t)))
         if ti.static(fixed):
-            for m in ti.static(range(R)):
-                re[m], im[m] = windowed[0][m], windowed[1][m]
+            second = [windowed[0][m] for m in ti.static(range(ROWS))]
             role = t
             if ti.static(STRAY > 0):  # the second frame is not where the first one is
                 role = role_at(H, t, zero)
                 # In cells that no other thread still reads: this one's of the last exchange.
                 mine, theirs = team + padded(t), team + padded(role)
-                for m in ti.static(range(HALF)):
-                    store(sm, mine + ti.static(pad(T * m)), re[m], re[HALF + m])
+                for m, n in ti.static(TWO_ROWS):
+                    store(sm, mine + ti.static(pad(T * m)), second[m], second[n])
                 sync()
-                for m in ti.static(range(HALF)):
-                    re[m], re[HALF + m] = fetch(sm, theirs + ti.static(pad(T * m)))
+                for m, n in ti.static(TWO_ROWS):
+                    second[m], second[n] = fetch(sm, theirs + ti.static(pad(T * m)))
             # Zeros if there is no second frame, which then was silent.
-            emit(ti.static([im]), ti.static([gx]), wait, sm, team, t, edge, b, start, length, whole, inside, items,
+            emit(ti.static(windowed[1:]), ti.static([gx]), wait, sm, team, t, edge, b, start, length, whole, inside, items,
                  zero)  # fmt: skip
-            emit(ti.static([re]), ti.static([gx]), wait, sm, team, role, edge, b, start + H, length, whole, inside, items,
+            emit(ti.static([second]), ti.static([gx]), wait, sm, team, role, edge, b, start + H, length, whole, inside, items,
                  zero)  # fmt: skip
         else:
             emit(ti.static(windowed[::-1]), ti.static([gx, gy]), wait, sm, team, t, edge, b, start, length,
@@ -760,7 +777,7 @@ def fused_kernel(
 
     @ti.func
     def role_at(start, t: ti.template(), zero: ti.template()):
-        """Which of a frame's points a thread takes: those of thread `role`, if they begin at sample `start`.
+        """Which of a frame's points a thread takes: those of thread `role`, if its rows begin at sample `start`.
 
         A thread has the same samples in all frames, those at s = t mod T: what waits for the next frame stays with it.
         """
@@ -819,7 +836,7 @@ def fused_kernel(
         b = ti.raw_div(run, runs)
         c = run - b * runs
         whole, advance = integers[2], integers[5] * ti.static(FRAMES * H)
-        start = (c + 1) * advance - PAD  # behind the run
+        start = (c + 1) * advance - LEFT  # behind the run
         last = c == runs - 1
         length = length_of(integers, b)
         count = ti.select(last, ti.max(whole + PAD - start, 0), ti.min(advance, OVERLAP))
@@ -847,10 +864,11 @@ def fused_kernel(
 
     @ti.func
     def mirror(gx: ti.template(), gy: ti.template(), edge: ti.template(), b, s, q):
-        """Adds the gradient at padded position q to sample s."""
-        gx[b, s] = gx[b, s] + edge[2 * b, q]
-        if ti.static(not fixed):
-            gy[b, s] = gy[b, s] + edge[2 * b + 1, q]
+        """Adds the gradient at padded position q to sample s, if any frame's rows reach it."""
+        if q >= ti.static(PAD - LEFT):
+            gx[b, s] = gx[b, s] + edge[2 * b, q]
+            if ti.static(not fixed):
+                gy[b, s] = gy[b, s] + edge[2 * b + 1, q]
 
     @ti.func
     def left_over(halo: ti.template(), run, back, n, advance):
@@ -868,14 +886,16 @@ def fused_kernel(
                     live: ti.template(), zero: ti.template()):  # fmt: skip
         """The windowed frame and `other`'s into registers; at the edges one after the other, in a loop."""
         row = 0 if ti.static(is_field) else b * whole  # where item b begins in the memory of an ndarray
+        for m in ti.static([m for m in range(R) if not FIRST <= m < FIRST + ROWS]):
+            re[m], im[m] = ti.cast(0, dtype), ti.cast(0, dtype)
         if inside:
             at = (row + start + t) & 0x3FFFFFFF
             weights = ti.static(window(sm, table, t))
-            for m in ti.static(range(R)):
-                re[m] = ti.static(weights)[m] * cell(x, b, at + ti.static(T * m))
-                im[m] = ti.static(weights)[m] * cell(other, b, at + ti.static(T * m + LATER))
+            for m in ti.static(range(ROWS)):
+                re[FIRST + m] = ti.static(weights)[m] * cell(x, b, at + ti.static(T * m))
+                im[FIRST + m] = ti.static(weights)[m] * cell(other, b, at + ti.static(T * m + LATER))
         else:
-            for m in range(R + zero):  # + 0 keeps LLVM from unrolling it
+            for m in range(ROWS + zero):  # + 0 keeps LLVM from unrolling it
                 n = t + T * m
                 first, second = ti.cast(0, dtype), ti.cast(0, dtype)
                 at = source(start + n, length)
@@ -885,11 +905,12 @@ def fused_kernel(
                     at = source(start + H + n, length)
                 if f + (FRAMES - 1) < frames and b < items and at >= 0:
                     second = cell(other, b, row + at)
-                even, odd = constants(sm, table, t + (WINDOW + T * (m >> 1)), RESIDENT > WINDOW)
-                w = ti.select(m & 1, odd, even)
-                for k in ti.static(range(R - 1)):  # after the last one each is in its place
+                place = m + FIRST
+                even, odd = constants(sm, table, t + (WINDOW + T * (place >> 1)), RESIDENT > WINDOW)
+                w = ti.select(place & 1, odd, even)
+                for k in ti.static(range(FIRST, FIRST + ROWS - 1)):  # after the last one each is in its place
                     re[k], im[k] = re[k + 1], im[k + 1]
-                re[R - 1], im[R - 1] = w * first, w * second
+                re[FIRST + ROWS - 1], im[FIRST + ROWS - 1] = w * first, w * second
 
     @ti.func
     def touch_signals(x: ti.template(), other: ti.template(), b: ti.template(), t: ti.template(), start: ti.template(),
@@ -898,8 +919,10 @@ def fused_kernel(
 
         Each thread reads one of NEAR, half of them of `other`: enough at hop n_fft / 4.
         """
-        at = start + ti.static(max(N + (FRAMES - 1) * H, FRAMES * H)) + (t & ti.static(T // (3 - FRAMES) - 1)) * NEAR
-        at = ti.min(at, start + ti.static(N + (2 * FRAMES - 1) * H - 1))
+        at = (
+            start + ti.static(max(SPAN + (FRAMES - 1) * H, FRAMES * H)) + (t & ti.static(T // (3 - FRAMES) - 1)) * NEAR
+        )
+        at = ti.min(at, start + ti.static(SPAN + (2 * FRAMES - 1) * H - 1))
         at = ti.max(ti.min(at, length - 1), 0)
         value = ti.cast(0, dtype)
         if ti.static(fixed):
@@ -1010,9 +1033,10 @@ def fused_kernel(
         return lambda e: constants(sm, table, j + (offset + e * stride), RESIDENT > 0)
 
     def window(sm, table, t):
-        """The window at points t + T m."""
-        pairs = [constants(sm, table, t + (WINDOW + T * m // 2), RESIDENT > WINDOW) for m in range(0, R, 2)]
-        return [w for pair in pairs for w in pair]
+        """The window at points t + T m of its rows."""
+        pairs = {m: constants(sm, table, t + (WINDOW + T * m), RESIDENT > WINDOW)
+                 for m in range(FIRST // 2, (FIRST + ROWS + 1) // 2)}  # fmt: skip
+        return [pairs[m // 2][m % 2] for m in range(FIRST, FIRST + ROWS)]
 
     def weighted(done, weights):
         """Both parts of a frame times the window."""
@@ -1048,7 +1072,7 @@ def fused_kernel(
                 wait[m + s * KEEP] = sums[s][m + SHIFT]
                 if ti.static(STRAY > 0):
                     further = ti.cast(0, dtype)
-                    if ti.static(m + SHIFT + 1 < R):
+                    if ti.static(m + SHIFT + 1 < ROWS):
                         further = sums[s][m + SHIFT + 1]
                     wait[m + s * KEEP] = ti.select(t < STRAY, further, sums[s][m + SHIFT])
         if inside:
@@ -1076,8 +1100,8 @@ def fused_kernel(
                     put(gs, edge, b, start + n, length, whole, [left[0], left[EMIT]], adds)
                 for k in ti.static(range(EMIT - 1)):
                     left[k], left[EMIT + k] = left[k + 1], left[EMIT + k + 1]
-        if ti.static(H > N):
-            n = N + t
+        if ti.static(H > SPAN):
+            n = SPAN + t
             while n < H and b < items:
                 put(gs, edge, b, start + n, length, whole, [ti.cast(0, dtype), ti.cast(0, dtype)], adds)
                 n += T
@@ -1091,11 +1115,12 @@ def fused_kernel(
     return fused
 
 
-def choose(n_fft: int, hop: int, dtype: Any, arch: str, stages: Stages | None = None, rows: int = 0) -> Layout | None:
+def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, width: int = 0) -> Layout | None:
     """The layout for a power of two from 64 on, or None where a block has too little shared memory for it.
 
-    rows: how many numbers a quantity has, by stages.
+    width: how many numbers a quantity has, by stages.
     """
+    n_fft = stft.n_fft
     if n_fft < 64 or n_fft & (n_fft - 1) or arch not in SHARED_BYTES:
         return None
     points = min(16, n_fft // 8)  # with 32 the program would be too long, see above
@@ -1104,19 +1129,30 @@ def choose(n_fft: int, hop: int, dtype: Any, arch: str, stages: Stages | None = 
     room = None
     if stages is not None:
         arrays = len(stages.quantities) if stages.banded else 0
-        room = Room(n_fft // 2 + 1, rows, arrays, threads, 1 << threads.bit_length() // 2)
+        room = Room(stft.n_bins, width, arrays, threads, 1 << threads.bit_length() // 2)
     # Taichi has a program of blocks of 256 threads fit 128 registers, a smaller one 255. More warps at work make up for
     # fewer registers where a team is within a warp, and no others have to wait for it; float64 needs more registers.
     # Else a block is a team: two of them wait for each other, and where one needs 170 registers fewer fit.
     shapes = [(256, 1)] * (dtype == ti.f32 and threads <= 32) + [(64, 2), (64, 1)] if cuda else []
     for block, buffers in [*shapes, (least, 1)]:
-        shape = Layout(n_fft, hop, points, _radices(n_fft, points), max(least, block) // threads, buffers, cuda,
-                        0, cuda and dtype == ti.f32, room)  # fmt: skip
+        shape = Layout(n_fft, stft.hop_length, points, *_rows(stft, threads), _radices(n_fft, points),
+                       max(least, block) // threads, buffers, cuda, 0, cuda and dtype == ti.f32, room)  # fmt: skip
         for resident in (shape.entries, shape.offsets[-1], 0):
             layout = replace(shape, resident=resident)
             if layout.block_cells * 2 * itemsize(dtype) <= SHARED_BYTES[arch]:
                 return layout
     return None
+
+
+def _rows(stft: STFT, threads: int) -> tuple[int, int]:
+    """The first of the rows of so many points on which the window is not 0, and how many there are from it on.
+
+    No rows are left out that lie in the signal before all others: these samples have a gradient too, if only 0.
+    """
+    used = np.flatnonzero(stft.window_table.reshape(-1, threads).any(axis=1))
+    first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
+    first = min(first, stft.pad // threads)
+    return first, last + 1 - first
 
 
 def _radices(n_fft: int, points: int) -> tuple[int, ...]:
@@ -1142,7 +1178,7 @@ class Sizes:
         """
         pack = 1 + fixed  # frames that share a transform
         frames = stft.n_frames(n_samples)
-        most = max(64, -(-2 * stft.n_fft // (stft.hop_length * pack)))
+        most = max(64, -(-2 * layout.span // (stft.hop_length * pack)))
         transforms = batch * -(-frames // pack)
         teams = layout.teams_at_work
         times = -(-transforms // (teams * most))
@@ -1154,7 +1190,7 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
              bands: Any = None, bin_weights: Any = None, toward_target: bool = False) -> bool:  # fmt: skip
     """Whether `BlocksEngine` can do this on this device, and no index leaves its range. Arguments: as it takes them."""
     stages, rows = stages_of(terms, bands, bin_weights, toward_target), stft.n_bins if bands is None else len(bands)
-    layout = choose(stft.n_fft, stft.hop_length, dtype, arch_name(), stages, rows)
+    layout = choose(stft, dtype, arch_name(), stages, rows)
     if layout is None or columns_of(terms)[-1] > layout.points or (dtype == ti.f64 and not layout.cuda):
         return False
     sizes, pack = Sizes.of(layout, stft, batch, n_samples, fixed is not None), 1 if fixed is None else 2
@@ -1198,7 +1234,7 @@ class BlocksEngine(GPUEngine):
         super().__init__(dtype, is_field, batch, n_samples, terms, weights, fixed is not None)
         self.stages = stages = stages_of(terms, bands, bin_weights, toward_target)
         rows = stft.n_bins if bands is None else len(bands)
-        layout = choose(stft.n_fft, stft.hop_length, dtype, arch_name(), stages, rows)
+        layout = choose(stft, dtype, arch_name(), stages, rows)
         assert layout is not None  # as `supports` said
         self.edges = stft.pad_mode if stft.center else "none"
         self.layout = layout
