@@ -46,6 +46,11 @@ def init(arch: str = "auto", **options: Any) -> str:
     return arch_name()
 
 
+def bounds_checked() -> bool:
+    """Whether indices must lie within their array's shape, as `ti.init(debug=True)` checks; else within its memory."""
+    return bool(impl.current_cfg().debug)
+
+
 def _is_available(name: str) -> bool:
     ti.set_logging_level(ti.ERROR)  # a backend that is not there is no news; ti.init sets the level again
     return name == "cpu" or is_arch_supported(ARCHS[name])

@@ -52,6 +52,7 @@ from taichi_spec.fft.lanes_compare import (
 from taichi_spec.fft.plan import Bluestein, Plan, factorise, is_smooth, smooth_size
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.launch import Launch
+from taichi_spec.runtime import bounds_checked
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
 
@@ -179,12 +180,12 @@ def lane_kernel(
     # `work` holds complex lane vectors, real part at 2 i and imaginary part at 2 i + 1.
 
     @ti.func
-    def butterfly(work: ti.template(), table: ti.template(), r: ti.template(), first, span, t):
-        """One butterfly, in place: element q at first + q * span, its twiddle the table's entry t + q - 1."""
+    def butterfly(work: ti.template(), table: ti.template(), r: ti.template(), first, span, row):
+        """One butterfly, in place: element q at first + q * span, its twiddle entry q - 1 of a row of the table."""
         at = [2 * (first + q * span) for q in ti.static(range(r))]
         re = [work[at[q]] for q in ti.static(range(r))]
         im = [work[at[q] + 1] for q in ti.static(range(r))]
-        bf.turn(re, im, r, table, 2 * t)
+        bf.turn(re, im, r, table, row * ti.static(2 * r))
         bf.dft(re, im, r, 0, 1)
         for q in ti.static(range(r)):
             work[at[q]] = re[q]
@@ -193,13 +194,13 @@ def lane_kernel(
     @ti.func
     def butterflies_of(loops: ti.template(), back, row, base, work: ti.template(), table: ti.template(),
                        r: ti.template(), zero):  # fmt: skip
-        span, first, t = loops[back, row, 1], base + loops[back, row, 2], loops[back, row, 3]
-        outer, outer_step, outer_t = loops[back, row, 4], loops[back, row, 5], loops[back, row, 6]
-        inner, inner_step, inner_t = loops[back, row, 7], loops[back, row, 8], loops[back, row, 9]
+        span, first, turns = loops[back, row, 1], base + loops[back, row, 2], loops[back, row, 3]
+        outer, outer_step, outer_turns = loops[back, row, 4], loops[back, row, 5], loops[back, row, 6]
+        inner, inner_step, inner_turns = loops[back, row, 7], loops[back, row, 8], loops[back, row, 9]
         for i in range(outer):
             for j in range(inner):
                 butterfly(work, table, r, (first + i * outer_step + j * inner_step) ^ zero, span,
-                          t + i * outer_t + j * inner_t)  # fmt: skip
+                          (turns + i * outer_turns + j * inner_turns) ^ zero)  # fmt: skip
 
     @ti.func
     def transform(loops: ti.template(), back, base, work: ti.template(), table: ti.template(), zero):
@@ -264,6 +265,32 @@ def lane_kernel(
             x[s] = value
         else:
             x[item, s] = value
+
+    @ti.func
+    def cell(x: ti.template(), item, at):
+        """What lies `at` places behind those that `beginning` counts from, in a signal."""
+        value = ti.cast(0, dtype)
+        if ti.static(is_field or bounds_checked()):
+            value = get(x, item, at)
+        else:
+            value = x[0, at]
+        return value
+
+    @ti.func
+    def put_cell(g: ti.template(), item, at, value):
+        """The same for gradients."""
+        if ti.static(bounds_checked()):
+            put(g, item, at, value)
+        else:
+            g[0, at] = value
+
+    @ti.func
+    def beginning(seats: ti.template(), run, l, in_memory: ti.template(), size: ti.template()):
+        """Where a lane's segment begins in its item or, if all items lie in memory, in that: no sample needs a product."""
+        at = seats[run, 1, l]
+        if ti.static(in_memory and not bounds_checked()):
+            at += seats[run, 0, l] * size.samples
+        return at
 
     @ti.func
     def extent(seats: ti.template(), item, size: ti.template()):
@@ -341,11 +368,12 @@ def lane_kernel(
         """Bring the ring of every lane up to date: the samples from the step's first one on."""
         if whole:
             item = [seats[run, 0, l] for l in ti.static(range(L))]
-            first = [seats[run, 1, l] + step * pack * size.hop for l in ti.static(range(L))]
+            first = [beginning(seats, run, l, not is_field, size) + step * pack * size.hop
+                     for l in ti.static(range(L))]  # fmt: skip
             for part in range(2):
                 i, end, shift = piece(part, fresh, size.length, offset, size)
                 while i < end:
-                    samples = [get(x, item[l], first[l] + i) for l in ti.static(range(L))]
+                    samples = [cell(x, item[l], first[l] + i) for l in ti.static(range(L))]
                     work[(ring + shift + i) ^ zero] = lane(samples)
                     i = (i + 1) ^ zero
         else:
@@ -398,13 +426,13 @@ def lane_kernel(
         """Write what is complete to the gradient."""
         if whole:
             item = [seats[run, 0, l] for l in ti.static(range(L))]
-            first = [seats[run, 1, l] + step * pack * size.hop for l in ti.static(range(L))]
+            first = [beginning(seats, run, l, True, size) + step * pack * size.hop for l in ti.static(range(L))]
             for part in range(2):
                 i, end, shift = piece(part, 0, pack * size.hop, offset, size)
                 while i < end:
                     value = work[(ring + shift + i) ^ zero]
                     for l in ti.static(range(L)):
-                        put(g, item[l], first[l] + i, value[l])
+                        put_cell(g, item[l], first[l] + i, value[l])
                     i = (i + 1) ^ zero
         else:
             for l in range(L):
@@ -757,7 +785,7 @@ class LanesEngine(BinEngine):
         streams = 1 if self.fixed else 2
         self.halo = new_array(dtype, max(1, batch * size.segments * streams * size.overhang))
         self.edge = new_array(dtype, max(1, batch * streams * 2 * size.pad))
-        self.shares_of_segments = new_array(ti.f64, batch * size.segments * columns)
+        self.shares_of_segments = new_array(ti.f64, size.runs * lanes * columns)
         self.taken = new_array(ti.i32, 1)  # how many runs of a call have been taken
         self.taken.fill(0)
         self.goal = new_vectors(lanes, dtype, 1) if goal is None else self._pack(upload(goal, dtype))
@@ -766,7 +794,7 @@ class LanesEngine(BinEngine):
     def _make_tables(self, window: np.ndarray) -> None:
         plan, n, dtype = self.plan, self.layout.n, self.dtype
         self.window = upload(window, dtype)
-        self.twiddles = upload(np.concatenate([plan.twiddles, plan.group_twiddles]).ravel(), dtype)
+        self.twiddles = upload(plan.rows[0].ravel(), dtype)
         self.loops = upload_integers(plan.loops(BLOCK_BYTES // (2 * VECTOR_BYTES)))
         self.chirp = self.response = self.window
         pairs = plan.pairs

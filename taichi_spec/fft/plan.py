@@ -70,37 +70,53 @@ class Plan:
         return tuple(self.n // prod(self.radices[: p + 1]) for p in range(len(self.radices)))
 
     @cached_property
-    def group_offsets(self) -> tuple[int, ...]:
-        """Per pass: where its part of `group_twiddles` begins."""
-        sizes = [self.n // span - self.n // (r * span) for r, span in zip(self.radices, self.spans)]
-        return tuple(sum(sizes[:p]) for p in range(len(sizes)))
-
-    @cached_property
     def offsets(self) -> tuple[int, ...]:
         """Per pass: where its part of `twiddles` begins."""
         sizes = [span * (r - 1) for r, span in zip(self.radices, self.spans)]
         return tuple(sum(sizes[:p]) for p in range(len(sizes)))
 
     @cached_property
-    def group_twiddles(self) -> np.ndarray:
-        """Twiddles of natural to reversed: for each pass, group and q = 1 .. r-1, as (cosine, sine): (n - 1, 2)."""
-        tables, bins = [], np.zeros(1, np.int64)  # bins: per group of the pass, the part of k that is settled
-        for r, span in zip(self.radices, self.spans):
-            groups = self.n // (r * span)
-            tables.append(unit_circle(-np.outer(bins, np.arange(1, r)).ravel(), groups * r))
-            bins = (bins[:, None] + groups * np.arange(r)).ravel()
-        return np.concatenate(tables)
+    def twiddles(self) -> np.ndarray:
+        """Those of reversed to natural, before the DFTs: for each pass, j < span and q, as (cosine, sine): (n - 1, 2).
+
+        Or after them, for natural to reversed by decimation in frequency.
+        """
+        return np.concatenate([turns.reshape(-1, 2) for turns in self._turns])
 
     @cached_property
-    def twiddles(self) -> np.ndarray:
-        """e^(-2 pi i j q / (r span)) for each pass, j < span and q = 1 .. r-1, as (cosine, sine): (n - 1, 2).
+    def _turns(self) -> list[np.ndarray]:
+        """Per pass: e^(-2 pi i j q / (r span)) for j < span and q = 1 .. r-1: (span, r - 1, 2)."""
+        return [unit_circle(-np.outer(np.arange(span), np.arange(1, r)), r * span)
+                for r, span in zip(self.radices, self.spans)]  # fmt: skip
 
-        Before the DFT for reversed to natural; or after it, for natural to reversed by decimation in frequency.
-        """
-        tables = []
+    @cached_property
+    def _group_turns(self) -> list[np.ndarray]:
+        """The same for natural to reversed, by groups: (groups, r - 1, 2)."""
+        passes, bins = [], np.zeros(1, np.int64)  # bins: per group of the pass, the part of k that is settled
         for r, span in zip(self.radices, self.spans):
-            tables.append(unit_circle(-np.outer(np.arange(span), np.arange(1, r)).ravel(), r * span))
-        return np.concatenate(tables)
+            groups = self.n // (r * span)
+            passes.append(unit_circle(-np.outer(bins, np.arange(1, r)), groups * r))
+            bins = (bins[:, None] + groups * np.arange(r)).ravel()
+        return passes
+
+    @cached_property
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """The twiddles of both ways, those of natural to reversed first, in rows of r, of which the last one is unused.
+
+        As a row begins at a multiple of its length, one address serves all of it.
+
+        Returns:
+            The table, (entries, 2), and for each way and pass in which row of the table it begins, were all of them of
+            this pass's length: (2, passes).
+        """
+        table: list[np.ndarray] = []
+        begins, end = [], 0
+        for r, turns in zip(self.radices * 2, self._group_turns + self._turns):
+            first = -(-end // r)
+            table += [np.zeros((first * r - end, 2)), np.pad(turns, ((0, 0), (0, 1), (0, 0))).reshape(-1, 2)]
+            begins.append(first)
+            end = (first + len(turns)) * r
+        return np.concatenate(table), np.reshape(begins, (2, -1))
 
     def schedule(self, block: int) -> np.ndarray:
         """The passes of natural to reversed, depth first.
@@ -126,18 +142,19 @@ class Plan:
     def loops(self, block: int) -> np.ndarray:
         """`schedule` for both directions as loops over butterflies: (2, rows, 10).
 
-        A row is (radix, span, first element, first twiddle), and for the outer and the inner loop (count, step in
-        elements, step in twiddles). Twiddles are those of `twiddles` and then of `group_twiddles`. The longer one of
-        the loops over groups and over j < span is the inner one.
+        A row is (radix, span, first element, first row of twiddles), and for the outer and the inner loop (count, step
+        in elements, step in rows of twiddles). These rows are those of `rows`. The longer one of the loops over groups
+        and over j < span is the inner one.
         """
         directions = []
+        _, begins = self.rows
         for back in (False, True):
             rows: list[tuple[int, ...]] = []
             for p, first, groups in self.schedule(block)[:: -1 if back else 1]:
                 r, span = self.radices[p], self.spans[p]
-                over_groups = (groups, r * span, 0 if back else r - 1)
-                over_span = (span, 1, r - 1 if back else 0)
-                start = self.offsets[p] if back else self.n - 1 + self.group_offsets[p] + first // (r * span) * (r - 1)
+                over_groups = (groups, r * span, 0 if back else 1)
+                over_span = (span, 1, 1 if back else 0)
+                start = begins[int(back), p] + (0 if back else first // (r * span))
                 outer, inner = (over_groups, over_span) if span >= groups else (over_span, over_groups)
                 rows.append((r, span, first, start, *outer, *inner))
             directions.append(rows)
