@@ -17,7 +17,7 @@ from taichi_spec.fft.lanes import LanesEngine
 from taichi_spec.fft.memory import MemoryDFT
 from taichi_spec.fft.stages import stages_of
 from taichi_spec.resolutions import Items, Resolution, array_of, check_resolutions
-from taichi_spec.runtime import arch_name
+from taichi_spec.runtime import arch_name, bounds_checked
 from taichi_spec.several import sum_of
 from taichi_spec.staged import BlockTransform, StagedEngine, spectra_held
 from taichi_spec.stft import STFT, check_integer
@@ -188,6 +188,8 @@ def _fused_engine(
     lengths = options.items.lengths
     if arch_name() == "cpu":
         return LanesEngine(*signals, *ways, lengths)
+    if arch_name() == "cuda" and bounds_checked():
+        return None  # the checks do not compile there
     if blocks.supports(*sizes, *ways):
         return blocks.BlocksEngine(*signals, *ways, lengths)
     if stages_of(terms, *ways) is None and matrix.supports(*sizes):

@@ -41,7 +41,7 @@ from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.fft.together import four_writer, fours
 from taichi_spec.framing import annotation
 from taichi_spec.launch import Launch
-from taichi_spec.runtime import arch_name, bounds_checked, cuda_multiprocessors
+from taichi_spec.runtime import arch_name, cuda_multiprocessors
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
 
@@ -356,15 +356,6 @@ def fused_kernel(
         else:
             return sm[at], sm[at + ti.static(TOTAL)]
 
-    def line(b):
-        """The first index of an ndarray's item b where the second one is a place in memory, if it may be: see `origin`."""
-        return b if bounds_checked() else 0
-
-    @ti.func
-    def origin(b: ti.template(), whole: ti.template()):
-        """Where item b begins, for such an index."""
-        return 0 if ti.static(bounds_checked()) else b * whole
-
     @ti.func
     def cell(x: ti.template(), b: ti.template(), at: ti.template()):
         """Sample `at` of a field's item b; of an ndarray, value `at` of its memory, which takes no multiplication."""
@@ -373,7 +364,7 @@ def fused_kernel(
         elif ti.static(is_field):
             return x[b, at]
         else:
-            return x[ti.static(line(b)), at]
+            return x[0, at]
 
     @ti.func
     def sample(x: ti.template(), b: ti.template(), s: ti.template()):
@@ -894,7 +885,7 @@ def fused_kernel(
                     length: ti.template(), whole: ti.template(), items: ti.template(), inside: ti.template(),
                     live: ti.template(), zero: ti.template()):  # fmt: skip
         """The windowed frame and `other`'s into registers; at the edges one after the other, in a loop."""
-        row = 0 if ti.static(is_field) else origin(b, whole)
+        row = 0 if ti.static(is_field) else b * whole  # where item b begins in the memory of an ndarray
         for m in ti.static([m for m in range(R) if not FIRST <= m < FIRST + ROWS]):
             re[m], im[m] = ti.cast(0, dtype), ti.cast(0, dtype)
         if inside:
@@ -1085,11 +1076,11 @@ def fused_kernel(
                         further = sums[s][m + SHIFT + 1]
                     wait[m + s * KEEP] = ti.select(t < STRAY, further, sums[s][m + SHIFT])
         if inside:
-            at = (origin(b, whole) + start + t) & 0x3FFFFFFF  # as in load_frames
+            at = (b * whole + start + t) & 0x3FFFFFFF  # as in load_frames
             if ti.static(CUDA and WHOLE > 0):
                 reached = t + ti.static(T * WHOLE) < H
                 for some in ti.static(finished(count)):
-                    write_four(*ti.static([gs[s][line(b), at + chosen(m, reached, T * m, 0)] for s, m in some]),
+                    write_four(*ti.static([gs[s][0, at + chosen(m, reached, T * m, 0)] for s, m in some]),
                                *ti.static([chosen(m, reached, sums[s][m], sums[s][0]) for s, m in some]))  # fmt: skip
             else:
                 for s in ti.static(range(count)):
@@ -1097,8 +1088,8 @@ def fused_kernel(
                         if ti.static(m < WHOLE) or t + ti.static(T * m) < H:
                             value = sums[s][m]
                             if ti.static(adds):
-                                value = value + gs[s][ti.static(line(b)), at + ti.static(T * m)]
-                            gs[s][ti.static(line(b)), at + ti.static(T * m)] = value
+                                value = value + gs[s][0, at + ti.static(T * m)]
+                            gs[s][0, at + ti.static(T * m)] = value
         elif b < items:
             left = [ti.cast(0, dtype) for _ in ti.static(range(2 * EMIT))]
             for m in ti.static(range(EMIT)):
