@@ -21,7 +21,6 @@ Functions without a decorator run while Taichi traces the kernel: they take and 
 one per register. Taichi then has values to name instead of variables to track, and compiles several times faster.
 """
 
-import math
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import prod
@@ -35,8 +34,9 @@ from numpy.typing import NDArray
 from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, new_vectors, upload, upload_integers
 from taichi_spec.bins import Parts, columns_of, finish_function
 from taichi_spec.fft.blocks_compare import BandPlaces, Room, band_tables, by_stages
+from taichi_spec.fft.butterflies import fused_dft
 from taichi_spec.fft.fused import GPUEngine, run_sums
-from taichi_spec.fft.pairs import constant, hold, measures_of, power_of_two, two_bins
+from taichi_spec.fft.pairs import hold, measures_of, power_of_two, two_bins
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.fft.together import four_writer, fours
 from taichi_spec.framing import annotation
@@ -70,7 +70,6 @@ class Layout:
     rows: int
     radices: tuple[int, ...]
     teams: int = 1
-    buffers: int = 1  # for exchanges among threads: with two, none has to wait until the one before it has been read
     cuda: bool = False
     resident: int = 0  # so many of the table's entries a block keeps in shared memory
     shuffles: bool = False  # whether threads of a warp compare their peaks without shared memory
@@ -125,18 +124,13 @@ class Layout:
     @property
     def frame_cells(self) -> int:
         """Shared memory of a team for what is done to a frame, exchanges or stages, in complex values."""
-        exchanges = self.buffers * self.buffer_cells
-        return max(exchanges, self.room.cells) if self.room else exchanges
+        exchange = self.pad(self.n_fft)
+        return max(exchange, self.room.cells) if self.room else exchange
 
     @property
     def block_cells(self) -> int:
         """Shared memory of a block, in complex values."""
         return self.cells * self.teams + self.resident
-
-    @property
-    def buffer_cells(self) -> int:
-        """Shared memory of a team for one exchange, in complex values."""
-        return self.pad(self.n_fft)
 
     @property
     def log_pad(self) -> int:
@@ -195,50 +189,6 @@ def known(index):
     return hold(index & 0x1FFFFFFF)
 
 
-def bit_reverse(i: int, n: int) -> int:
-    """i with the order of its log2(n) bits turned round."""
-    return int(format(i, f"0{n.bit_length() - 1}b")[::-1], 2) if n > 1 else 0
-
-
-def turn_add(a, b, c=None, t=None, quarter=False):
-    """a + w b and a - w b for w = c (1 - i t), or 1 if c is None, times -i if `quarter`: six multiply-adds."""
-    if c is None:
-        p, s = b
-        if quarter:
-            p, s = s, -p
-        return (hold(a[0] + p), hold(a[1] + s)), (hold(a[0] - p), hold(a[1] - s))
-    p, s = hold(b[0] + t * b[1]), hold(b[1] - t * b[0])
-    if quarter:
-        return (hold(a[0] + c * s), hold(a[1] - c * p)), (hold(a[0] - c * s), hold(a[1] + c * p))
-    return (hold(a[0] + c * p), hold(a[1] + c * s)), (hold(a[0] - c * p), hold(a[1] - c * s))
-
-
-def dft(values, pairs, dtype):
-    """The DFT of a power of two of (real, imaginary) pairs, natural order in and out.
-
-    Decimation in time, each twiddle fused into its butterfly as cosine and tangent (Linzer and Feig). With `pairs`, a
-    function from entry to (cosine, tangent), the bins are k + f for the fraction f that its table was made for.
-    """
-    r = len(values)
-    values = [values[bit_reverse(q, r)] for q in range(r)]
-    half = 1
-    while half < r:
-        for q in range(max(1, half // 2)):
-            if pairs is not None:
-                c, t = pairs(half // 2 + q)
-            elif q == 0:
-                c, t = None, None
-            else:
-                c, t = constant(math.cos(math.pi * q / half), dtype), constant(math.tan(math.pi * q / half), dtype)
-            for b in range(q, r, 2 * half):
-                values[b], values[b + half] = turn_add(values[b], values[b + half], c, t)
-                if half >= 2:
-                    e = b + half // 2
-                    values[e], values[e + half] = turn_add(values[e], values[e + half], c, t, quarter=True)
-        half *= 2
-    return values
-
-
 @cache
 def fused_kernel(
     layout: Layout,
@@ -276,13 +226,6 @@ def fused_kernel(
     N, H, R, T = layout.n_fft, layout.hop, layout.points, layout.threads
     TEAMS, BLOCK, CELLS, OVERLAP = layout.teams, layout.block, layout.cells, layout.overlap
     RADICES, STRIDES, OFFSETS = layout.radices, layout.strides, layout.offsets
-    BUFFER = layout.buffer_cells
-    # Exchanges among threads take the buffers in turn: all of the way forward, the spectrum's, all of the way back.
-    EXCHANGES = len(RADICES) - 1
-    TURN = BUFFER if layout.buffers > 1 else 0  # from a buffer to the other
-    SPECTRAL = EXCHANGES % 2 * TURN
-    BACK = (EXCHANGES + 1) % 2
-    WAITS = layout.buffers == 1  # until all threads have read an exchange, before the next is written
     pad = layout.pad
     FIRST, ROWS, SPAN = layout.first, layout.rows, layout.span
     PAD = 0 if edges == "none" else N // 2
@@ -484,8 +427,9 @@ def fused_kernel(
                 bits, _ = fetch(sm, team + PEAKS + e)
                 votes = votes | ti.bit_cast(bits, ti.i32)
         both = uniform(votes == ti.static(6 if fixed else 14))
-        if ti.static(GROUP == T) or not both:
-            sync()  # until all have read the votes or, as in team_peaks, the last exchange of the frame before
+        if ti.static(GROUP < T):  # noqa: SIM102  one is known when the kernel is compiled
+            if not both:
+                sync()  # until all have read the votes
         return both
 
     @ti.func
@@ -507,9 +451,7 @@ def fused_kernel(
             a, b, c = ti.bit_cast(i, ti.f32), ti.bit_cast(j, ti.f32), ti.cast(k != 0, dtype)
         else:
             a, b, c = shared_peaks(a, b, c, sm, team + PEAKS, t, True, t & ti.static(-GROUP), ti.static(GROUP))
-        if ti.static(SHUFFLES and GROUP == T):
-            sync()  # in any case, before the frame's first exchange: the last one of the frame before has been read
-        elif ti.static(GROUP < T):
+        if ti.static(GROUP < T):
             groups = team + ti.static(PEAKS + (0 if SHUFFLES else 2 * T))
             a, b, c = shared_peaks(a, b, c, sm, groups, t >> LOG_GROUP, t & ti.static(GROUP - 1) == 0, 0,
                                    ti.static(T // GROUP))  # fmt: skip
@@ -572,8 +514,8 @@ def fused_kernel(
                 for m in ti.static(range(FIRST, FIRST + ROWS)):
                     im[m] = ti.cast(0, dtype)
 
-    def transform(re, im, sm, first, second, t, table, zero):
-        """The DFT of a frame: points t + T m in, bins t + T m out; exchanges by the buffers at `first` and `second`.
+    def transform(re, im, sm, team, t, table, zero):
+        """The DFT of a frame: points t + T m in, bins t + T m out.
 
         A pass does n DFTs of r points; the b-th takes registers b, b + n, ... and is number t + T b of its pass.
         """
@@ -585,21 +527,19 @@ def fused_kernel(
             done = []
             for b in range(n):
                 pairs = twiddles(sm, table, j, OFFSETS[p] + b * T % stride, stride) if p else None
-                done.append(dft(values[b::n], pairs, dtype))
+                done.append(fused_dft(values[b::n], pairs, dtype))
             if p + 1 == len(RADICES):
                 return [done[m % n][m // n] for m in range(R)]
-            if WAITS:
-                sync()
-            buffer = second if p % 2 else first
+            sync()  # until all threads have read the exchange before this one
             at = hold((t - low) * r + low)
-            base = known(buffer + padded(at))
+            base = known(team + padded(at))
             for b in range(n):
                 group = b * T // stride * stride * r + b * T % stride
                 for k in range(r):
                     store(sm, base + pad(group + k * stride), *done[b][k])
             sync()
             # Taichi takes shared memory for the thread's own and would reuse what it read a pass before: hence zero.
-            values = own(sm, buffer + p * zero, t)
+            values = own(sm, team + p * zero, t)
 
     def own(sm, team, t):
         """This thread's cells: points t + T m."""
@@ -674,8 +614,7 @@ def fused_kernel(
                         else:
                             between(found, re, im, sm, team, role, row, f, frames, y, item_stride, frame_stride, live, scale,
                                     factors, table, integers, zero)  # fmt: skip
-                        flip = way * ti.static(BACK * TURN)
-                        done = ti.static(transform(re, im, sm, team + flip, team + (TURN - flip), role, table, zero))
+                        done = ti.static(transform(re, im, sm, team, role, table, zero))
                         for m in ti.static(range(R)):
                             re[m] = done[m][0]
                             im[m] = done[m][1]
@@ -949,11 +888,10 @@ def fused_kernel(
         sums = [ti.cast(0, dtype) for _ in ti.static(range(C))]
         row0, row1 = rows(row, f, frames, item_stride, frame_stride)
         goals = ti.static(measures(y, known(row0 + t), known(row1 + t), f + 1 < frames, factors, scale))
-        buffer = team + SPECTRAL
         lend_mirrors(re, im, sm, team, t)
         for group in range(ti.static(HALF // PAIRS) + zero):  # + 0, as in load_frames
             first = group * ti.static(PAIRS)
-            mirrors = (buffer + t + (ti.static(R - PAIRS) - first) * T) & 0x1FFFFFFF
+            mirrors = (team + t + (ti.static(R - PAIRS) - first) * T) & 0x1FFFFFFF
             own_bins = ti.static(list(zip(re, im))[:PAIRS])
             cells = ti.static([mirrors + T * (PAIRS - 1 - m) for m in range(PAIRS)])
             alone = (t | first) == 0
@@ -969,7 +907,7 @@ def fused_kernel(
                     re[HALF - PAIRS + m] = ti.static(low)[m][1]
                     im[HALF - PAIRS + m] = ti.static(low)[m][0]
         if t == 0:
-            middle = buffer + ti.static((HALF - 1) * T)
+            middle = team + ti.static((HALF - 1) * T)
             bins = ti.static([fetch(sm, middle)])
             found, _ = ti.static(distances(sm, bins, [middle], True, [goals(T * HALF)], scale))
             for j in ti.static(range(C)):
@@ -983,12 +921,11 @@ def fused_kernel(
     def lend_mirrors(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template()):
         """Registers m >= R / 2 go to shared memory, where other threads find them: see `spectral`."""
         at = mirror_cells(team, t)
-        if ti.static(WAITS):
-            sync()
+        sync()  # as in transform
         for m in ti.static(range(HALF)):
             store(sm, at + ti.static(T * m), re[HALF + m], im[HALF + m])
         if t == 0:
-            store(sm, team + ti.static(SPECTRAL + (R - 1) * T), re[0], im[0])
+            store(sm, team + ti.static((R - 1) * T), re[0], im[0])
         sync()
 
     @ti.func
@@ -1002,7 +939,7 @@ def fused_kernel(
     @ti.func
     def mirror_cells(team: ti.template(), t):
         """Where the first of them lies."""
-        return (team + ti.static(SPECTRAL + HALF * T) + ti.select(t == 0, -T, T - t)) & 0x1FFFFFFF
+        return (team + ti.static(HALF * T) + ti.select(t == 0, -T, T - t)) & 0x1FFFFFFF
 
     @ti.func
     def rows(row: ti.template(), f: ti.template(), frames: ti.template(), item_stride: ti.template(),
@@ -1107,7 +1044,7 @@ def fused_kernel(
                 n += T
 
     tools = SimpleNamespace(store=store, fetch=fetch, sync=sync, power_of_two=powers,
-                            lend_mirrors=lend_mirrors, take_mirrors=take_mirrors, mirrors=SPECTRAL)  # fmt: skip
+                            lend_mirrors=lend_mirrors, take_mirrors=take_mirrors)  # fmt: skip
     compare: Any = None
     if stages is not None:
         assert layout.room is not None
@@ -1133,11 +1070,12 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
     # Taichi has a program of blocks of 256 threads fit 128 registers, a smaller one 255. More warps at work make up for
     # fewer registers where a team is within a warp, and no others have to wait for it; float64 needs more registers.
     # Else a block is a team: two of them wait for each other, and where one needs 170 registers fewer fit.
-    shapes = [(256, 1)] * (dtype == ti.f32 and threads <= 32) + [(64, 2), (64, 1)] if cuda else []
-    for block, buffers in [*shapes, (least, 1)]:
+    blocks = [256] * (dtype == ti.f32 and threads <= 32) + [64] if cuda else []
+    for block in [*blocks, least]:
         shape = Layout(n_fft, stft.hop_length, points, *_rows(stft, threads), _radices(n_fft, points),
-                       max(least, block) // threads, buffers, cuda, 0, cuda and dtype == ti.f32, room)  # fmt: skip
-        for resident in (shape.entries, shape.offsets[-1], 0):
+                       max(least, block) // threads, cuda, 0, cuda and dtype == ti.f32, room)  # fmt: skip
+        # A window in shared memory leaves room for fewer blocks: on Vulkan that costs more than it saves.
+        for resident in (shape.entries if cuda else shape.offsets[-1], shape.offsets[-1], 0):
             layout = replace(shape, resident=resident)
             if layout.block_cells * 2 * itemsize(dtype) <= SHARED_BYTES[arch]:
                 return layout

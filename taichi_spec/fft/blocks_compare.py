@@ -222,11 +222,11 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         middle: those of bin N / 2, which are real, in thread 0.
         """
         tools.lend_mirrors(re, im, sm, team, t)
-        both, _ = fetch(sm, team + ti.static(tools.mirrors + (HALF - 1) * T))
-        _, other = fetch(sm, team + ti.static(tools.mirrors + (HALF - 1) * T))
+        both, _ = fetch(sm, team + ti.static((HALF - 1) * T))
+        _, other = fetch(sm, team + ti.static((HALF - 1) * T))
         middle[0], middle[1] = 2 * both, 2 * other
         for m in ti.static(range(HALF)):
-            p, q = fetch(sm, team + t + ti.static(tools.mirrors + (2 * HALF - 1 - m) * T))
+            p, q = fetch(sm, team + t + ti.static((2 * HALF - 1 - m) * T))
             xr, xi, yr, yi = re[m] + p, im[m] - q, im[m] + q, p - re[m]
             re[m], im[m], re[HALF + m], im[HALF + m] = xr, xi, yr, yi
         if ti.static(not fixed):  # noqa: SIM102  one is known when the kernel is compiled
@@ -555,10 +555,10 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
             if ti.static(m == 0):  # noqa: SIM102
                 if t == 0:
                     xr, xi, yr, yi = 2 * xr, 2 * xi, 2 * yr, 2 * yi
-            store(sm, team + t + ti.static(tools.mirrors + (2 * HALF - 1 - m) * T), yr - xi, xr + yi)
+            store(sm, team + t + ti.static((2 * HALF - 1 - m) * T), yr - xi, xr + yi)
             re[m], im[m] = xi + yr, xr - yi
         if t == 0:
-            store(sm, team + ti.static(tools.mirrors + (HALF - 1) * T), 2 * by_y * middle[1], 2 * by_x * middle[0])
+            store(sm, team + ti.static((HALF - 1) * T), 2 * by_y * middle[1], 2 * by_x * middle[0])
         sync()
         tools.take_mirrors(re, im, sm, team, t, zero)
 
