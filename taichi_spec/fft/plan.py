@@ -77,9 +77,9 @@ class Plan:
 
     @cached_property
     def twiddles(self) -> np.ndarray:
-        """Those of reversed to natural, before the DFTs: for each pass, j < span and q, as (cosine, sine): (n - 1, 2).
+        """Those of reversed to natural, for each pass, j < span and q = 1 .. r-1, as (cosine, sine): (n - 1, 2).
 
-        Or after them, for natural to reversed by decimation in frequency.
+        Before the DFTs; or after them, for natural to reversed by decimation in frequency.
         """
         return np.concatenate([turns.reshape(-1, 2) for turns in self._turns])
 
