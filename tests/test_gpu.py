@@ -281,7 +281,7 @@ LATE = (*np.zeros(40), *np.hamming(10), *np.zeros(14))  # a window that begins b
 
 @pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)
 @pytest.mark.parametrize("hop,win_length,window,center", [
-    (5, 20, "hamming", True),  # 3 threads of 8 stray
+    (5, 20, "hamming", True),  # 5 threads of 8 stray
     (50, 30, "hamming", True),  # samples in no window between frames
     (9, 38, "hamming", False),
     (9, 64, LATE, True),  # and before the first frame

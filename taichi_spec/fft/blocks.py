@@ -1075,7 +1075,7 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
         shape = Layout(n_fft, stft.hop_length, points, *_rows(stft, threads), _radices(n_fft, points),
                        max(least, block) // threads, cuda, 0, cuda and dtype == ti.f32, room)  # fmt: skip
         # A window in shared memory leaves room for fewer blocks: on Vulkan that costs more than it saves.
-        for resident in (shape.entries if cuda else shape.offsets[-1], shape.offsets[-1], 0):
+        for resident in [shape.entries] * cuda + [shape.offsets[-1], 0]:
             layout = replace(shape, resident=resident)
             if layout.block_cells * 2 * itemsize(dtype) <= SHARED_BYTES[arch]:
                 return layout
