@@ -563,12 +563,14 @@ def fused_kernel(
             which = (i & ti.static(BLOCK - 1)) >> LOG_T
             team = which * CELLS
             first_run = (i & ti.static(-BLOCK)) >> LOG_T  # of the block
-            if ti.static(RESIDENT):
-                n = i & ti.static(BLOCK - 1)
-                while n < RESIDENT + zero:  # + 0, as in load_frames
-                    store(sm, TABLE + n, table[n], table[n + ENTRIES])
-                    n += BLOCK
-                ti.simt.block.sync()
+            if ti.static(RESIDENT):  # noqa: SIM102  one is known when the kernel is compiled
+                if first_run < items * runs:
+                    n = i & ti.static(BLOCK - 1)
+                    while n < RESIDENT + zero:  # + 0, as in load_frames
+                        store(sm, TABLE + n, table[n], table[n + ENTRIES])
+                        n += BLOCK
+                    ti.simt.block.sync()
+            kept = ti.static(kept_window(sm, table, t))
             level = [ti.cast(1, dtype)]  # near which both parts' peaks were last
             while first_run < items * runs:
                 run = first_run + which
@@ -603,12 +605,12 @@ def fused_kernel(
                     for way in range(ti.static(1 + gradient) + zero):  # forward; then, with gradients, back
                         if way == 0:
                             if ti.static(fixed):
-                                load_frames(re, im, x, x, table, sm, team, role, b, f, frames, start, length, whole, items,
-                                            inside, live, zero)  # fmt: skip
+                                load_frames(re, im, x, x, table, kept, sm, team, role, b, f, frames, start, length, whole,
+                                            items, inside, live, zero)  # fmt: skip
                                 ahead[0] = touch_signals(x, x, row, t, start, length)
                             else:
-                                load_frames(re, im, x, y, table, sm, team, role, b, f, frames, start, length, whole, items,
-                                            inside, live, zero)  # fmt: skip
+                                load_frames(re, im, x, y, table, kept, sm, team, role, b, f, frames, start, length, whole,
+                                            items, inside, live, zero)  # fmt: skip
                                 ahead[0] = touch_signals(x, y, row, t, start, length)
                             balance(re, im, sm, team, t, scale, level, zero)
                         else:
@@ -622,7 +624,7 @@ def fused_kernel(
                         between(found, re, im, sm, team, role, row, f, frames, y, item_stride, frame_stride, live, scale,
                                 factors, table, integers, zero)  # fmt: skip
                     else:
-                        write_frames(re, im, gx, gy, table, wait, scale, sm, team, role, edge, b, start, length, whole,
+                        write_frames(re, im, gx, gy, table, kept, wait, scale, sm, team, role, edge, b, start, length, whole,
                                      inside, items, zero)  # fmt: skip
                 if ti.static(KEEP > 0):
                     after = role_at((c + 1) * steps * ti.static(FRAMES * H) - LEFT, t, zero)
@@ -676,7 +678,7 @@ def fused_kernel(
 
     @ti.func
     def write_frames(re: ti.template(), im: ti.template(), gx: ti.template(), gy: ti.template(), table: ti.template(),
-                     wait: ti.template(), scale: ti.template(), sm: ti.template(), team: ti.template(),
+                     kept: ti.template(), wait: ti.template(), scale: ti.template(), sm: ti.template(), team: ti.template(),
                      t: ti.template(), edge: ti.template(), b: ti.template(), start: ti.template(),
                      length: ti.template(), whole: ti.template(), inside: ti.template(), items: ti.template(),
                      zero: ti.template()):  # fmt: skip
@@ -692,7 +694,8 @@ def fused_kernel(
         if scale[3] == 0:
             for m in ti.static(range(FIRST, FIRST + ROWS)):
                 re[m] = 0
-        windowed = ti.static(weighted(list(zip(windowed_rows(re), windowed_rows(im))), window(sm, table, t)))
+        values = ti.static(list(zip(windowed_rows(re), windowed_rows(im))))
+        windowed = ti.static(weighted(values, window(kept, sm, table, t)))
         if ti.static(fixed):
             second = [windowed[0][m] for m in ti.static(range(ROWS))]
             role = t
@@ -819,7 +822,7 @@ def fused_kernel(
 
     @ti.func
     def load_frames(re: ti.template(), im: ti.template(), x: ti.template(), other: ti.template(),
-                    table: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
+                    table: ti.template(), kept: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
                     b: ti.template(), f: ti.template(), frames: ti.template(), start: ti.template(),
                     length: ti.template(), whole: ti.template(), items: ti.template(), inside: ti.template(),
                     live: ti.template(), zero: ti.template()):  # fmt: skip
@@ -829,7 +832,7 @@ def fused_kernel(
             re[m], im[m] = ti.cast(0, dtype), ti.cast(0, dtype)
         if inside:
             at = (row + start + t) & 0x3FFFFFFF
-            weights = ti.static(window(sm, table, t))
+            weights = ti.static(window(kept, sm, table, t))
             for m in ti.static(range(ROWS)):
                 re[FIRST + m] = ti.static(weights)[m] * cell(x, b, at + ti.static(T * m))
                 im[FIRST + m] = ti.static(weights)[m] * cell(other, b, at + ti.static(T * m + LATER))
@@ -969,11 +972,21 @@ def fused_kernel(
         """A function from a radix's entry to its twiddle."""
         return lambda e: constants(sm, table, j + (offset + e * stride), RESIDENT > 0)
 
-    def window(sm, table, t):
-        """The window at points t + T m of its rows."""
-        pairs = {m: constants(sm, table, t + (WINDOW + T * m), RESIDENT > WINDOW)
+    def window(kept, sm, table, t):
+        """The window at points t + T m of its rows: what is kept of it, or else the table's."""
+        if kept:
+            return kept
+        pairs = {m: [hold(w) for w in constants(sm, table, t + (WINDOW + T * m), RESIDENT > WINDOW)]
                  for m in range(FIRST // 2, (FIRST + ROWS + 1) // 2)}  # fmt: skip
         return [pairs[m // 2][m % 2] for m in range(FIRST, FIRST + ROWS)]
+
+    def kept_window(sm, table, t):
+        """The window, if it stays in registers from frame to frame, or nothing.
+
+        Where Taichi runs on Vulkan, each number that is read from memory is compared with the array's end: that takes
+        four instructions. On CUDA a thread has no registers left.
+        """
+        return [] if CUDA or STRAY else window([], sm, table, t)
 
     def weighted(done, weights):
         """Both parts of a frame times the window."""
