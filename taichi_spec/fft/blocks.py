@@ -71,7 +71,7 @@ class Layout:
     radices: tuple[int, ...]
     teams: int = 1
     cuda: bool = False
-    resident: int = 0  # so many of the table's entries a block keeps in shared memory
+    resident: int = 0  # so many of the table's first entries a block keeps in shared memory
     shuffles: bool = False  # whether threads of a warp compare their peaks without shared memory
     room: Room | None = None  # what `blocks_compare` needs of shared memory, where it takes part
 
@@ -848,7 +848,7 @@ def fused_kernel(
                 if f + (FRAMES - 1) < frames and b < items and at >= 0:
                     second = cell(other, b, row + at)
                 place = m + FIRST
-                even, odd = constants(sm, table, t + (WINDOW + T * (place >> 1)), RESIDENT > WINDOW)
+                even, odd = constants(sm, table, t + (WINDOW + T * (place >> 1)), RESIDENT == ENTRIES)
                 w = ti.select(place & 1, odd, even)
                 for k in ti.static(range(FIRST, FIRST + ROWS - 1)):  # after the last one each is in its place
                     re[k], im[k] = re[k + 1], im[k + 1]
@@ -970,13 +970,13 @@ def fused_kernel(
 
     def twiddles(sm, table, j, offset, stride):
         """A function from a radix's entry to its twiddle."""
-        return lambda e: constants(sm, table, j + (offset + e * stride), RESIDENT > 0)
+        return lambda e: constants(sm, table, j + (offset + e * stride), RESIDENT >= offset + (e + 1) * stride)
 
     def window(kept, sm, table, t):
         """The window at points t + T m of its rows: what is kept of it, or else the table's."""
         if kept:
             return kept
-        pairs = {m: [hold(w) for w in constants(sm, table, t + (WINDOW + T * m), RESIDENT > WINDOW)]
+        pairs = {m: [hold(w) for w in constants(sm, table, t + (WINDOW + T * m), RESIDENT >= WINDOW + T * (m + 1))]
                  for m in range(FIRST // 2, (FIRST + ROWS + 1) // 2)}  # fmt: skip
         return [pairs[m // 2][m % 2] for m in range(FIRST, FIRST + ROWS)]
 
@@ -1087,11 +1087,9 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
     for block in [*blocks, least]:
         shape = Layout(n_fft, stft.hop_length, points, *_rows(stft, threads), _radices(n_fft, points),
                        max(least, block) // threads, cuda, 0, cuda and dtype == ti.f32, room)  # fmt: skip
-        # A window in shared memory leaves room for fewer blocks: on Vulkan that costs more than it saves.
-        for resident in [shape.entries] * cuda + [shape.offsets[-1], 0]:
-            layout = replace(shape, resident=resident)
-            if layout.block_cells * 2 * itemsize(dtype) <= SHARED_BYTES[arch]:
-                return layout
+        free = SHARED_BYTES[arch] // (2 * itemsize(dtype)) - shape.block_cells
+        if free >= 0:  # on Vulkan the window has a better place
+            return replace(shape, resident=min(free, shape.entries if cuda else shape.offsets[-1]))
     return None
 
 
