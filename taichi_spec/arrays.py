@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
 import taichi as ti
 from numpy.typing import NDArray
 from taichi.lang import impl
+from taichi.lang.util import to_numpy_type
+
+from taichi_spec.runtime import arch_name
 
 MAX_ELEMENTS = 2**31 - 1  # indices are 32-bit
 MAX_INDEX = 2**31 - 2**17  # for kernels whose steps go beyond an array's end, and must not wrap round
@@ -30,7 +34,28 @@ class _OfItsRuntime:
 
 
 class _Numbers(_OfItsRuntime, ti.ScalarNdarray):  # type: ignore[misc]
-    pass
+    """On the CPU, numbers are copied. Taichi would compile a kernel for each dtype and rank, half a second at first."""
+
+    def from_numpy(self, arr: NDArray[Any]) -> None:
+        """Takes the numbers of an array of the same shape."""
+        if arch_name() == "cpu":
+            self._memory()[...] = arr
+        else:
+            super().from_numpy(arr)
+
+    def to_numpy(self) -> NDArray[Any]:
+        """The numbers, as an array of their own."""
+        numbers: NDArray[Any] = self._memory().copy() if arch_name() == "cpu" else super().to_numpy()
+        return numbers
+
+    def _memory(self) -> NDArray[Any]:
+        """Where the numbers are, on the CPU: for as long as this array lives."""
+        address = impl.get_runtime().prog.get_ndarray_data_ptr_as_int(self.arr)
+        dtype = np.dtype(to_numpy_type(self.dtype))
+        size = dtype.itemsize * int(np.prod(self.shape))
+        memory = (ctypes.c_char * size).from_address(address)
+        numbers: NDArray[Any] = np.frombuffer(memory, dtype).reshape(self.shape)
+        return numbers
 
 
 class _Vectors(_OfItsRuntime, ti.VectorNdarray):  # type: ignore[misc]

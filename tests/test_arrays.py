@@ -36,3 +36,19 @@ def test_graphs_leave_no_arrays_of_taichis_own(cpu):
     made = [there for there in gc.get_objects() if isinstance(there, ti.Ndarray) and id(there) not in before]
     assert made
     assert all(isinstance(there, arrays._OfItsRuntime) for there in made)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
+@pytest.mark.parametrize("shape", [(1,), (7,), (3, 4), (2, 3, 5)])
+def test_numbers_go_in_and_come_out(running_cpu, dtype, shape):
+    """As copies, and where Taichi itself has them."""
+    numbers = (10 * np.random.default_rng(0).standard_normal(shape)).astype(dtype)
+    array = arrays.new_array({np.float32: ti.f32, np.float64: ti.f64, np.int32: ti.i32}[dtype], shape)
+    array.from_numpy(numbers)
+    back = array.to_numpy()
+    assert back.dtype == dtype and back.shape == shape
+    np.testing.assert_array_equal(back, numbers)
+    last = tuple(n - 1 for n in shape)
+    assert array[last] == numbers[last]
+    back[...], numbers[last] = 0, 99
+    assert array[last] != 99 and array.to_numpy().any()
