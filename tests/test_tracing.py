@@ -1,6 +1,7 @@
 """Kernels traced without Taichi's repeated work: the same kernels, and the same messages where one is wrong."""
 
 import inspect
+from textwrap import TextWrapper
 
 import pytest
 import taichi as ti
@@ -47,6 +48,29 @@ def test_kernels_and_messages_are_taichis(cpu):
         assert MESSAGE in str(raised.value)
         assert str(raised.value).endswith(INNER)
         assert twice_halved(8.0) == 6
+
+
+def test_lines_are_broken_as_taichis():
+    with open(__file__) as file:
+        lines = [*file, "", "  ", "a\tb", "a\nb", "\x0b a", "a\xa0", "a" * 80, "a" * 81, " " * 85]
+    for line in lines:
+        assert tracing._Wrapper(width=80).wrap(line) == TextWrapper(width=80).wrap(line)
+
+
+def test_methods_are_told_from_functions():
+    with tracing.repeats_kept():
+
+        @ti.data_oriented
+        class Doubler:
+            @ti.kernel
+            def run(self, v: float) -> float:
+                return 2 * v
+
+        @ti.kernel
+        def run(v: float) -> float:
+            return 2 * v
+
+    assert Doubler.run._is_classkernel and not run._is_classkernel
 
 
 def test_taichi_has_its_own_back():
