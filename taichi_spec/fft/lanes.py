@@ -174,7 +174,8 @@ def lane_kernel(
     # - Where it can, it vectorises over the iterations of a loop first, with gathers and scatters. It leaves alone a
     #   `while` whose counter is hidden by `^ zero`.
     # - It reads an array's address anew for each store, but not where the vector that is stored to was read before.
-    # Loops over single samples are such a `while` too: unrolled eightfold, they are no faster and compile longer.
+    # Other loops are such a `while` too, where LLVM would unroll them, the outer ones with all that is in them: to twice
+    # the code, no faster. Taichi's cache does not hold machine code, which each process has made anew.
 
     # ---- the transform ---------------------------------------------------------------------------------------------
     # `work` holds complex lane vectors, real part at 2 i and imaginary part at 2 i + 1.
@@ -197,10 +198,14 @@ def lane_kernel(
         span, first, turns = loops[back, row, 1], base + loops[back, row, 2], loops[back, row, 3]
         outer, outer_step, outer_turns = loops[back, row, 4], loops[back, row, 5], loops[back, row, 6]
         inner, inner_step, inner_turns = loops[back, row, 7], loops[back, row, 8], loops[back, row, 9]
-        for i in range(outer):
-            for j in range(inner):
+        i = 0 ^ zero
+        while i < outer:
+            j = 0 ^ zero
+            while j < inner:
                 butterfly(work, table, r, (first + i * outer_step + j * inner_step) ^ zero, span,
                           (turns + i * outer_turns + j * inner_turns) ^ zero)  # fmt: skip
+                j = (j + 1) ^ zero
+            i = (i + 1) ^ zero
 
     @ti.func
     def transform(loops: ti.template(), back, base, work: ti.template(), table: ti.template(), zero):
@@ -346,9 +351,11 @@ def lane_kernel(
     def all_whole(seats: ti.template(), run, step, length, size: ti.template()):
         """Whether every lane has all its frames, and `length` samples from the first on lie within the signal."""
         whole = True
-        for l in range(L):
+        l = 0 ^ size.zero
+        while l < L:
             _, first, now, _ = place(seats, run, step, l, size)
             whole = whole and now == pack and first >= 0 and first + length <= seats[run, 3, l]
+            l = (l + 1) ^ size.zero
         return whole
 
     @ti.func
@@ -370,15 +377,19 @@ def lane_kernel(
             item = [seats[run, 0, l] for l in ti.static(range(L))]
             first = [beginning(seats, run, l, not is_field, size) + step * pack * size.hop
                      for l in ti.static(range(L))]  # fmt: skip
-            for part in range(2):
+            part = 0 ^ zero
+            while part < 2:
                 i, end, shift = piece(part, fresh, size.length, offset, size)
                 while i < end:
                     samples = [cell(x, item[l], first[l] + i) for l in ti.static(range(L))]
                     work[(ring + shift + i) ^ zero] = lane(samples)
                     i = (i + 1) ^ zero
+                part = (part + 1) ^ zero
         else:
-            for l in range(L):
+            l = 0 ^ zero
+            while l < L:
                 load_lane(x, work, ring, offset, fresh, l, seats, run, step, size)
+                l = (l + 1) ^ zero
 
     @ti.func
     def load_lane(
@@ -427,16 +438,20 @@ def lane_kernel(
         if whole:
             item = [seats[run, 0, l] for l in ti.static(range(L))]
             first = [beginning(seats, run, l, True, size) + step * pack * size.hop for l in ti.static(range(L))]
-            for part in range(2):
+            part = 0 ^ zero
+            while part < 2:
                 i, end, shift = piece(part, 0, pack * size.hop, offset, size)
                 while i < end:
                     value = work[(ring + shift + i) ^ zero]
                     for l in ti.static(range(L)):
                         put_cell(g, item[l], first[l] + i, value[l])
                     i = (i + 1) ^ zero
+                part = (part + 1) ^ zero
         else:
-            for l in range(L):
+            l = 0 ^ zero
+            while l < L:
                 flush_lane(g, stream, work, ring, offset, l, seats, run, step, edge, size)
+                l = (l + 1) ^ zero
 
     @ti.func
     def flush_lane(
@@ -470,11 +485,13 @@ def lane_kernel(
         """After a segment's last frame, what is left in the ring of sums goes to the halo."""
         begin = now * size.hop
         at = (segment * streams + stream) * size.overhang - begin
-        for part in range(2):
+        part = 0 ^ size.zero
+        while part < 2:
             i, end, shift = piece(part, begin, begin + size.overhang, offset, size)
             while i < end:
                 halo[at + i] = work[ring + shift + i][l]
                 i = (i + 1) ^ size.zero
+            part = (part + 1) ^ size.zero
 
     @ti.func
     def begin_of(segment, frames, size: ti.template()):
@@ -555,10 +572,14 @@ def lane_kernel(
         Per lane: the power of two that brings a frame to about 1; half of its inverse, or 0 in silence; 1, or 0 in
         silence. Last, from what is there between the two frames, 0 if they are equal, else 1.
         """
-        for l in range(L):
+        l = 0 ^ size.zero
+        while l < L:
             work[notes + 6][l] = ti.cast(work[notes + 6][l] > 0, dtype)
-        for half in range(2):
-            for l in range(L):
+            l = (l + 1) ^ size.zero
+        half = 0 ^ size.zero
+        while half < 2:
+            l = 0 ^ size.zero
+            while l < L:
                 magnitude = work[notes + half][l]
                 down, up = powers_of_two(magnitude, dtype)
                 _, _, now, _ = place(seats, run, step, l, size)
@@ -566,6 +587,8 @@ def lane_kernel(
                 work[notes + half][l] = down
                 work[notes + 2 + half][l] = sounds * up * ti.cast(0.5, dtype)
                 work[notes + 4 + half][l] = sounds
+                l = (l + 1) ^ size.zero
+            half = (half + 1) ^ size.zero
 
     @ti.func
     def fill(
@@ -584,7 +607,8 @@ def lane_kernel(
     ):
         """Bring the two windowed frames to about 1: the real and the imaginary part of the transform's input."""
         sum_a, sum_b, between = lane(0), lane(0), lane(0)
-        for part in range(3):
+        part = 0 ^ zero
+        while part < 3:
             i, end, to_a, to_b = stretch(part, ring_a, ring_b, offset, size)
             while i < end:
                 a, b = work[(to_a + i) ^ zero], work[(to_b + i) ^ zero]
@@ -593,9 +617,11 @@ def lane_kernel(
                 if ti.static(not fixed):
                     between += ti.abs((a - b) * window[i])
                 i = (i + 1) ^ zero
+            part = (part + 1) ^ zero
         work[notes], work[notes + 1], work[notes + 6] = sum_a, sum_b, between
         scaling(work, notes, seats, run, step, size)
-        for part in range(3):
+        part = 0 ^ zero
+        while part < 3:
             i, end, to_a, to_b = stretch(part, ring_a, ring_b, offset, size)
             while i < end:
                 at = (2 * (base + i)) ^ zero
@@ -605,6 +631,7 @@ def lane_kernel(
                 # Read, though never used, as zero is 0: see above.
                 work[at], work[at + 1] = ti.select(zero == 0, a, work[at]), ti.select(zero == 0, b, work[at + 1])
                 i = (i + 1) ^ zero
+            part = (part + 1) ^ zero
 
     @ti.func
     def overlap(work: ti.template(), base, sums_a, sums_b, offset, fresh, notes, window: ti.template(),
@@ -614,7 +641,8 @@ def lane_kernel(
         What belongs to the real part is in the imaginary parts of `work`: the swap that makes it an inverse transform.
         """
         begun = size.n if streams == 2 else size.shift  # from there on, the other frame has begun the elements of both
-        for part in range(3):
+        part = 0 ^ zero
+        while part < 3:
             i, end, to_a, to_b = stretch(part, sums_a, sums_b, offset, size)
             while i < end:
                 z, a, b = (2 * (base + i)) ^ zero, (to_a + i) ^ zero, (to_b + i) ^ zero
@@ -624,6 +652,7 @@ def lane_kernel(
                 sum_b = ti.select(i + size.shift < fresh, work[b], lane(0))
                 work[b] = sum_b + work[z] * (work[sounds + 1] * window[i])
                 i = (i + 1) ^ zero
+            part = (part + 1) ^ zero
 
     if stages is None:
         compare = whole_bins(dtype, parts, fixed, backward, place)
@@ -651,10 +680,12 @@ def lane_kernel(
                 other = (streams - 1) * size.length
                 run = ti.atomic_add(taken[0], 1)
                 while run < size.runs:
-                    for l in range(L):
+                    l = 0 ^ zero
+                    while l < L:
                         for j in ti.static(range(C)):
                             shares[(run * L + l) * C + j] = 0
                             work[notes + NOTES + j][l] = coefficients[seats[run, 0, l], ti.static(parts[j][0])]
+                        l = (l + 1) ^ zero
                     for step in range(size.steps):
                         offset = ti.select(size.hop < size.n, step * pack * size.hop % size.length, 0)
                         fresh = ti.select(step > 0, size.kept, 0)
@@ -677,12 +708,16 @@ def lane_kernel(
                             flush(grad_x, 0, work, sums, offset, seats, run, step, whole, edge, size, zero)
                             if ti.static(streams == 2):
                                 flush(grad_y, 1, work, sums + other, offset, seats, run, step, whole, edge, size, zero)
-                            for l in range(L):
+                            l = 0 ^ zero
+                            while l < L:
                                 _, _, now, last = place(seats, run, step, l, size)
                                 if last:
-                                    for stream in range(streams):
+                                    stream = 0 ^ zero
+                                    while stream < streams:
                                         leave(stream, work, sums + stream * other, offset, l, run * L + l, now,
                                               halo, size)  # fmt: skip
+                                        stream = (stream + 1) ^ zero
+                                l = (l + 1) ^ zero
                     run = ti.atomic_add(taken[0], 1)
         if ti.static(backward):
             for task in range(slots * TASK):
@@ -700,18 +735,21 @@ def lane_kernel(
             if task % TASK == 0:
                 slot, size = task // TASK, size_of(sizes)
                 taken[0] = 0  # for the next call
-                for i in range((size.items - slot + slots - 1) // slots):
-                    item = slot + i * slots
+                item = slot ^ size.zero
+                while item < size.items:
                     for j in ti.static(range(C)):
                         value = ti.cast(0, ti.f64)
                         for segment in range(size.segments):
                             value += shares[(item * size.segments + segment) * C + j]
                         totals[item, ti.static(parts[j][0])] = ti.cast(value, dtype)
-                    if ti.static(backward):  # noqa: SIM102
-                        if size.reflect:
-                            fold(grad_x, 0, item, edge, seats, size)
-                            if ti.static(streams == 2):
-                                fold(grad_y, 1, item, edge, seats, size)
+                    item = (item + slots) ^ size.zero
+                if ti.static(backward):
+                    item = slot ^ size.zero
+                    while size.reflect and item < size.items:
+                        fold(grad_x, 0, item, edge, seats, size)
+                        if ti.static(streams == 2):
+                            fold(grad_y, 1, item, edge, seats, size)
+                        item = (item + slots) ^ size.zero
 
     return fused
 

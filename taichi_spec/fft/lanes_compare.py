@@ -107,11 +107,13 @@ def packing(dtype: Any, fixed: bool, columns: int, place: Any) -> Any:
                    seats: ti.template(), run, step, size: ti.template()):  # fmt: skip
         """Add a sum of each lane's frame, if it has that half, to its segment's shares."""
         work[notes] = values
-        for l in range(L):
+        l = 0 ^ size.zero
+        while l < L:
             _, _, now, _ = place(seats, run, step, l, size)
             if half < now:
                 at = (run * L + l) * columns + column
                 shares[at] = shares[at] + ti.cast(work[notes][l], ti.f64)
+            l = (l + 1) ^ size.zero
 
     return unpack, pack, add_shares
 
@@ -141,7 +143,8 @@ def whole_bins(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any
         apart = work[notes + 6]
         bins = size.n // 2 + 1
         record = run * size.goal_run + step * size.goal_step
-        for chunk in range((bins + CHUNK - 1) // CHUNK):  # float32 sums over a chunk, float64 sums over the chunks
+        chunk = 0 ^ zero
+        while chunk < (bins + CHUNK - 1) // CHUNK:  # float32 sums over a chunk, float64 sums over the chunks
             values_a = [lane(0) for _ in ti.static(range(C))]
             values_b = [lane(0) for _ in ti.static(range(C))]
             k = chunk * CHUNK
@@ -177,6 +180,7 @@ def whole_bins(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any
                 add_shares(shares, values_a[j], j, 0, work, notes, seats, run, step, size)
                 if ti.static(fixed):
                     add_shares(shares, values_b[j], j, 1, work, notes, seats, run, step, size)
+            chunk = (chunk + 1) ^ zero
 
     return compare
 
