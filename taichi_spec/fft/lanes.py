@@ -113,17 +113,18 @@ def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes:
 
 
 def seats(size: SimpleNamespace, lanes: int, items: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each lane of each run its segment: the item, its first sample, how many frames: (runs, 5, lanes).
+    """For each lane of each run its segment: the item, its first sample, how many frames: (runs, 6, lanes).
 
-    Then the item's samples and frames, which are the rows of `items`. Where an item is short, its last segments have
-    no frames.
+    Then the item's samples and frames, which are the rows of `items`, and the first sample counted from the beginning
+    of all items, one after the other. Where an item is short, its last segments have no frames.
     """
-    table = np.zeros((size.runs, 5, lanes), np.int64)
+    table = np.zeros((size.runs, 6, lanes), np.int64)
     q = np.arange(size.items * size.segments)
     item, first_frame = q // size.segments, q % size.segments * size.frames
     samples, frames = items[item].T
     count = np.clip(frames - first_frame, 0, size.frames)
-    for i, column in enumerate((item, first_frame * size.hop - size.pad, count, samples, frames)):
+    first = first_frame * size.hop - size.pad
+    for i, column in enumerate((item, first, count, samples, frames, item * size.samples + first)):
         table[q // lanes, i, q % lanes] = column
     return table
 
@@ -271,15 +272,14 @@ def lane_kernel(
         else:
             x[item, s] = value
 
+    # Of signals in memory, all items one after the other, a sample is reached without its item, and so without a product.
+
     @ti.func
     def cell(x: ti.template(), item, at):
-        """What lies `at` places behind those that `beginning` counts from, in a signal."""
-        value = ti.cast(0, dtype)
+        """What lies `at` places behind those that `origin` counts from, in a signal."""
         if ti.static(is_field or bounds_checked()):
-            value = get(x, item, at)
-        else:
-            value = x[0, at]
-        return value
+            return get(x, item, at)
+        return x[0, at]
 
     @ti.func
     def put_cell(g: ti.template(), item, at, value):
@@ -289,13 +289,9 @@ def lane_kernel(
         else:
             g[0, at] = value
 
-    @ti.func
-    def beginning(seats: ti.template(), run, l, in_memory: ti.template(), size: ti.template()):
-        """Where a lane's segment begins in its item or, if all items lie in memory, in that: no sample needs a product."""
-        at = seats[run, 1, l]
-        if ti.static(in_memory and not bounds_checked()):
-            at += seats[run, 0, l] * size.samples
-        return at
+    def origin(in_memory):
+        """The row of `seats` that says where a lane's segment begins, for `cell` and `put_cell`."""
+        return 5 if in_memory and not bounds_checked() else 1
 
     @ti.func
     def extent(seats: ti.template(), item, size: ti.template()):
@@ -374,9 +370,9 @@ def lane_kernel(
     ):
         """Bring the ring of every lane up to date: the samples from the step's first one on."""
         if whole:
+            begun = step * pack * size.hop
             item = [seats[run, 0, l] for l in ti.static(range(L))]
-            first = [beginning(seats, run, l, not is_field, size) + step * pack * size.hop
-                     for l in ti.static(range(L))]  # fmt: skip
+            first = [seats[run, ti.static(origin(not is_field)), l] + begun for l in ti.static(range(L))]
             part = 0 ^ zero
             while part < 2:
                 i, end, shift = piece(part, fresh, size.length, offset, size)
@@ -436,8 +432,9 @@ def lane_kernel(
     ):
         """Write what is complete to the gradient."""
         if whole:
+            begun = step * pack * size.hop
             item = [seats[run, 0, l] for l in ti.static(range(L))]
-            first = [beginning(seats, run, l, True, size) + step * pack * size.hop for l in ti.static(range(L))]
+            first = [seats[run, ti.static(origin(True)), l] + begun for l in ti.static(range(L))]
             part = 0 ^ zero
             while part < 2:
                 i, end, shift = piece(part, 0, pack * size.hop, offset, size)
