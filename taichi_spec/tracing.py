@@ -21,7 +21,7 @@ from taichi.lang.ast.ast_transformer_utils import ASTTransformerContext
 
 @contextmanager
 def repeats_kept() -> Iterator[None]:
-    """Kernels traced within take a third of the time for it. What they do, and what an error says, is the same."""
+    """Kernels traced within take less than half the time for it. What they do, and what an error says, is the same."""
     kept: list[tuple[Any, str, Any]] = [
         (ASTTransformerContext, "get_pos_info", _by_place(ASTTransformerContext.get_pos_info)),
         (ast_transformer_utils, "TextWrapper", cache(_Wrapper)),

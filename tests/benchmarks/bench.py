@@ -367,7 +367,7 @@ def main() -> None:
     rows += multi_resolution(lengths[-1], runners, args.repeats)
     rows += lists_of_terms(lengths[-1], max(9, args.repeats), device)
     if "auraloss" in named:
-        for n_samples in (2**20,) if args.arch == "cpu" else (2**20, 2**24):
+        for n_samples in (2**20,) if args.arch == "cpu" else (2**20, 2**22, 2**24):
             rows += auraloss_set(n_samples, args.repeats, device)
     errors = accuracy(sizes, peers)
     report = dict(title=title, first_call=started, rows=rows, accuracy=errors)
