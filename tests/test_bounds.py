@@ -30,8 +30,9 @@ def test_indices_are_within_bounds(checked, stft):
     assert error(grads[0], expected[1]) < 1e-5 and error(grads[1], expected[2]) < 1e-5
 
 
-def test_indices_of_short_items_are_within_bounds(checked):
-    stft, (x, y), lengths = STFTS[0], signals(0, 3, 700, dtype=np.float32), (700, 300, 64)
+@pytest.mark.parametrize("stft", STFTS, ids=str)
+def test_indices_of_short_items_are_within_bounds(checked, stft):
+    (x, y), lengths = signals(0, 3, 700, dtype=np.float32), (700, 300, 64)
     _, grad = ts.value_and_grad(x, ts.Target.from_signal(y), stft=stft, lengths=lengths)
     for item, length in enumerate(lengths):
         right = ts.reference.value_and_grad(x[item, :length], y[item, :length], stft)[1]

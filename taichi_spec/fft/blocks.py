@@ -371,9 +371,9 @@ def fused_kernel(
         return values
 
     @ti.func
-    def constants(sm: ti.template(), table: ti.template(), at: ti.template(), resident: ti.template()):
-        """A pair of the table."""
-        if ti.static(resident):
+    def constants(sm: ti.template(), table: ti.template(), at: ti.template(), end: ti.template()):
+        """A pair of the table, each thread's own. end: behind all of theirs."""
+        if ti.static(end <= RESIDENT):
             return fetch(sm, at + TABLE)
         else:
             return table[at], table[at + ENTRIES]
@@ -848,7 +848,7 @@ def fused_kernel(
                 if f + (FRAMES - 1) < frames and b < items and at >= 0:
                     second = cell(other, b, row + at)
                 place = m + FIRST
-                even, odd = constants(sm, table, t + (WINDOW + T * (place >> 1)), RESIDENT == ENTRIES)
+                even, odd = constants(sm, table, t + (WINDOW + T * (place >> 1)), ENTRIES)
                 w = ti.select(place & 1, odd, even)
                 for k in ti.static(range(FIRST, FIRST + ROWS - 1)):  # after the last one each is in its place
                     re[k], im[k] = re[k + 1], im[k + 1]
@@ -970,13 +970,13 @@ def fused_kernel(
 
     def twiddles(sm, table, j, offset, stride):
         """A function from a radix's entry to its twiddle."""
-        return lambda e: constants(sm, table, j + (offset + e * stride), RESIDENT >= offset + (e + 1) * stride)
+        return lambda e: constants(sm, table, j + (offset + e * stride), offset + (e + 1) * stride)
 
     def window(kept, sm, table, t):
         """The window at points t + T m of its rows: what is kept of it, or else the table's."""
         if kept:
             return kept
-        pairs = {m: [hold(w) for w in constants(sm, table, t + (WINDOW + T * m), RESIDENT >= WINDOW + T * (m + 1))]
+        pairs = {m: [hold(w) for w in constants(sm, table, t + (WINDOW + T * m), WINDOW + T * (m + 1))]
                  for m in range(FIRST // 2, (FIRST + ROWS + 1) // 2)}  # fmt: skip
         return [pairs[m // 2][m % 2] for m in range(FIRST, FIRST + ROWS)]
 

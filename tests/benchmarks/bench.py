@@ -36,8 +36,7 @@ from taichi_spec.engines import Options, make_engine
 KINDS = ("both", "fixed", "value")
 TITLES = {"both": "value + both gradients", "fixed": "value + one gradient, fixed target", "value": "value only"}
 # Seconds. A GPU that had little to do runs at a fraction of its clock at first, and for longer under Vulkan.
-WARM_UP = {ti.vulkan: 2.0}
-SHORT_WARM_UP = 0.3
+WARM_UP, WARM_UP_ON_VULKAN = 0.3, 2.0
 RESOLUTIONS = (2048, 1024, 512)
 LISTS = {
     "one term": [ts.Magnitude()],
@@ -120,9 +119,10 @@ def measure(runs: list[Callable[[], None]], repeats: int) -> list[dict[str, floa
     The runs take turns, so that what disturbs the machine for a while disturbs all of them. Until the warm-up has
     passed they are not counted.
     """
+    warm_up = WARM_UP_ON_VULKAN if ti.cfg.arch == ti.vulkan else WARM_UP
     began = time.perf_counter()
     for turn in count():
-        if turn > 1 and time.perf_counter() - began > WARM_UP.get(ti.cfg.arch, SHORT_WARM_UP):
+        if turn > 1 and time.perf_counter() - began > warm_up:
             break
         for run in runs:
             run()
