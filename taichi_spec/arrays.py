@@ -51,10 +51,8 @@ class _Numbers(_OfItsRuntime, ti.ScalarNdarray):  # type: ignore[misc]
     def _memory(self) -> NDArray[Any]:
         """Where the numbers are, on the CPU: for as long as this array lives."""
         address = impl.get_runtime().prog.get_ndarray_data_ptr_as_int(self.arr)
-        dtype = np.dtype(to_numpy_type(self.dtype))
-        size = dtype.itemsize * int(np.prod(self.shape))
-        memory = (ctypes.c_char * size).from_address(address)
-        numbers: NDArray[Any] = np.frombuffer(memory, dtype).reshape(self.shape)
+        memory = (ctypes.c_char * (itemsize(self.dtype) * int(np.prod(self.shape)))).from_address(address)
+        numbers: NDArray[Any] = np.ndarray(self.shape, to_numpy_type(self.dtype), memoryview(memory))
         return numbers
 
 
@@ -76,20 +74,15 @@ def new_vectors(n: int, dtype: Any, count: int) -> Any:
     return array
 
 
-def numpy_dtype(dtype: Any) -> type[np.float32] | type[np.float64]:
-    """NumPy's dtype for ti.f32 or ti.f64."""
-    return np.float64 if dtype == ti.f64 else np.float32
-
-
 def itemsize(dtype: Any) -> int:
     """Bytes of one number."""
-    return np.dtype(numpy_dtype(dtype)).itemsize
+    return int(np.dtype(to_numpy_type(dtype)).itemsize)
 
 
 def upload(values: NDArray[Any], dtype: Any) -> Any:
     """Real numbers as a Taichi ndarray of ti.f32 or ti.f64."""
     array = new_array(dtype, values.shape)
-    array.from_numpy(np.ascontiguousarray(values, dtype=numpy_dtype(dtype)))
+    array.from_numpy(np.ascontiguousarray(values, dtype=to_numpy_type(dtype)))
     return array
 
 

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import taichi as ti
+from taichi.lang.util import to_numpy_type
 
-from taichi_spec.arrays import numpy_dtype
 from taichi_spec.framing import counterpart
 from taichi_spec.terms.base import QUANTITIES, Term, check_finite_number, check_p, distance_power
 
@@ -77,7 +77,7 @@ class Transport(Term):
         return n_frames
 
 
-ROUNDING = {dtype: float(16 * np.finfo(numpy_dtype(dtype)).eps) for dtype in (ti.f32, ti.f64)}  # of a sum of shares
+ROUNDING = {dtype: float(16 * np.finfo(to_numpy_type(dtype)).eps) for dtype in (ti.f32, ti.f64)}  # of a sum of shares
 
 
 @ti.func
