@@ -37,6 +37,7 @@ from taichi_spec.fft.blocks_compare import BandPlaces, Room, band_tables, by_sta
 from taichi_spec.fft.butterflies import fused_dft
 from taichi_spec.fft.fused import GPUEngine, run_sums
 from taichi_spec.fft.pairs import hold, measures_of, power_of_two, two_bins
+from taichi_spec.fft.runs import Runs
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.fft.together import four_writer, fours
 from taichi_spec.framing import annotation
@@ -50,9 +51,9 @@ SHARED_BYTES = {"cuda": 48 * 1024, "vulkan": 32 * 1024}  # of a block: Taichi gi
 SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
 MARK = 0x7FC0DEAD  # the bits of a number that no signal has
 # Integers at the head of a kernel's table: 0, which the compiler is not to know; items, samples of an item, frames of an
-# item, runs of an item, transforms of a run; and of a fixed target, numbers from an item to the next and from a frame.
-HEAD = 8
-GRID = 4096  # teams that are launched, if there are so many runs: more than a large GPU has at work side by side
+# item; `Runs` and `Runs.turns`; and of a fixed target, numbers from an item to the next and from a frame.
+HEAD = 11
+GRID = 2048  # blocks that are launched: more than a large GPU has at work side by side
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,11 @@ class Layout:
         """How many of them the next frame sees again."""
         return max(self.span - self.hop, 0)
 
-    @property
-    def teams_at_work(self) -> int:
+    def teams_at_work(self, gradient: bool) -> int:
         """How many the device has at work side by side, by the registers of its multiprocessors: 65,536 of 32 bits."""
-        threads = 512 if self.block >= 256 else 384 if self.shuffles else 256
-        return min(GRID, cuda_multiprocessors() * (threads // self.threads) or GRID) if self.cuda else GRID
+        light = self.block >= 256 or (self.shuffles and not gradient)  # at most 128 of them a thread
+        threads = 512 if light else 384 if self.shuffles else 256
+        return cuda_multiprocessors() * (threads // self.threads) or GRID if self.cuda else GRID
 
     @property
     def waiting(self) -> int:
@@ -371,12 +372,22 @@ def fused_kernel(
         return values
 
     @ti.func
+    def entry(table: ti.template(), at: ti.template()):
+        """A pair of the table in memory."""
+        return table[at], table[at + ENTRIES]
+
+    @ti.func
     def constants(sm: ti.template(), table: ti.template(), at: ti.template(), end: ti.template()):
         """A pair of the table, each thread's own. end: behind all of theirs."""
         if ti.static(end <= RESIDENT):
             return fetch(sm, at + TABLE)
         else:
-            return table[at], table[at + ENTRIES]
+            return entry(table, at)
+
+    def entries_at(table, n):
+        """Four entries that a thread puts into shared memory, all asked for before any is awaited; the last one for none."""
+        places = [hold(ti.min(n + BLOCK * e, RESIDENT - 1)) for e in range(4)]
+        return [(at, *map(hold, entry(table, at))) for at in places]
 
     def windowed_rows(values):
         """Those of a frame's registers on which the window is not 0."""
@@ -553,42 +564,41 @@ def fused_kernel(
         """Sums and totals, and gradients. Each argument costs 2 µs a call: hence tables, and sizes among the integers."""
         # 1. every run of frames, by one team. The bounds of all loops are constants: others take a launch to find out.
         ti.loop_config(block_dim=BLOCK)
-        for i in range(GRID * T):
-            head = [integers[j] for j in ti.static(range(HEAD))]
-            zero, items, whole, frames, runs, steps = head[0], head[1], head[2], head[3], head[4], head[5]
-            item_stride, frame_stride = head[6], head[7]
-            length = whole
+        for i in range(GRID * BLOCK):
+            zero = integers[0]
             sm = ti.simt.block.SharedArray((SHARED[0],), SHARED[1])
             t = ((i & ti.static(T - 1)) + zero) & 0x1FFFFFFF
             which = (i & ti.static(BLOCK - 1)) >> LOG_T
             team = which * CELLS
-            first_run = (i & ti.static(-BLOCK)) >> LOG_T  # of the block
+            turn = i >> LOG_T
             if ti.static(RESIDENT):  # noqa: SIM102  one is known when the kernel is compiled
-                if first_run < items * runs:
+                if turn - which < integers[8]:  # the block has one at all
                     n = i & ti.static(BLOCK - 1)
                     while n < RESIDENT + zero:  # + 0, as in load_frames
-                        store(sm, TABLE + n, table[n], table[n + ENTRIES])
-                        n += BLOCK
+                        for at, first, second in ti.static(entries_at(table, n)):
+                            store(sm, TABLE + at, first, second)
+                        n += ti.static(4 * BLOCK)
                     ti.simt.block.sync()
             kept = ti.static(kept_window(sm, table, t))
             level = [ti.cast(1, dtype)]  # near which both parts' peaks were last
-            while first_run < items * runs:
-                run = first_run + which
-                b = ti.raw_div(run, runs)
-                c = run - b * runs
-                row = ti.min(b, items - 1)  # teams of the last block may have no item: they read, but write nothing
+            while turn - which < integers[8]:
+                # Read anew for each run: what a loop over frames does not need is not to wait in registers.
+                b, c, exists = run_at(integers, turn)
+                whole, frames, item_stride, frame_stride = [integers[j] for j in ti.static((2, 3, 9, 10))]
+                length = whole
                 if ti.static(cut):
-                    length, frames = integers[LENGTHS + 2 * row], integers[LENGTHS + 1 + 2 * row]
-                factors = [coefficients[row, ti.static(parts[j][0])] for j in ti.static(range(C))]
+                    length, frames = integers[LENGTHS + 2 * b], integers[LENGTHS + 1 + 2 * b]
+                factors = [coefficients[b, ti.static(parts[j][0])] for j in ti.static(range(C))]
                 found = [ti.cast(0, dtype) for _ in ti.static(range(C))]
                 wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES)))]
                 re = [ti.cast(0, dtype) for _ in ti.static(range(R))]
                 im = [ti.cast(0, dtype) for _ in ti.static(range(R))]
                 scale = [ti.cast(1, dtype) for _ in ti.static(range(5))]
                 ahead = [ti.cast(0, Bits) for _ in ti.static(range(2 * FRAMES - 1))]  # what was asked for in time
-                for step in range(steps):
-                    f = (c * steps + step) * FRAMES
-                    live = f < frames and b < items
+                f = begin(integers, c) * FRAMES
+                end = begin(integers, c + 1) * FRAMES
+                while f < end:
+                    live = f < frames and exists
                     start = f * H - LEFT
                     inside = live and start >= 0 and start + ti.static(SPAN + (FRAMES - 1) * H) <= length
                     if ti.static(fixed):
@@ -597,7 +607,7 @@ def fused_kernel(
                         inside = inside and early != ti.static(MARK)
                     inside = uniform(inside)
                     if ti.static(fixed):
-                        goals = rows(row, f, frames, item_stride, frame_stride)
+                        goals = rows(b, f, frames, item_stride, frame_stride)
                         for frame in ti.static(range(2)):
                             k = ti.min(t * NEAR, WIDTH - 1)
                             ahead[1 + frame] = ti.bit_cast(y[goals[frame] + k], Bits)
@@ -606,32 +616,35 @@ def fused_kernel(
                         if way == 0:
                             if ti.static(fixed):
                                 load_frames(re, im, x, x, table, kept, sm, team, role, b, f, frames, start, length, whole,
-                                            items, inside, live, zero)  # fmt: skip
-                                ahead[0] = touch_signals(x, x, row, t, start, length)
+                                            exists, inside, live, zero)  # fmt: skip
+                                ahead[0] = touch_signals(x, x, b, t, start, length)
                             else:
                                 load_frames(re, im, x, y, table, kept, sm, team, role, b, f, frames, start, length, whole,
-                                            items, inside, live, zero)  # fmt: skip
-                                ahead[0] = touch_signals(x, y, row, t, start, length)
+                                            exists, inside, live, zero)  # fmt: skip
+                                ahead[0] = touch_signals(x, y, b, t, start, length)
                             balance(re, im, sm, team, t, scale, level, zero)
                         else:
-                            between(found, re, im, sm, team, role, row, f, frames, y, item_stride, frame_stride, live, scale,
+                            between(found, re, im, sm, team, role, b, f, frames, y, item_stride, frame_stride, live, scale,
                                     factors, table, integers, zero)  # fmt: skip
                         done = ti.static(transform(re, im, sm, team, role, table, zero))
                         for m in ti.static(range(R)):
                             re[m] = done[m][0]
                             im[m] = done[m][1]
                     if ti.static(not gradient):
-                        between(found, re, im, sm, team, role, row, f, frames, y, item_stride, frame_stride, live, scale,
+                        between(found, re, im, sm, team, role, b, f, frames, y, item_stride, frame_stride, live, scale,
                                 factors, table, integers, zero)  # fmt: skip
                     else:
                         write_frames(re, im, gx, gy, table, kept, wait, scale, sm, team, role, edge, b, start, length, whole,
-                                     inside, items, zero)  # fmt: skip
+                                     inside, exists, zero)  # fmt: skip
+                    f += FRAMES
+                b, c, exists = run_at(integers, turn)
+                run = b * integers[4] + c
                 if ti.static(KEEP > 0):
-                    after = role_at((c + 1) * steps * ti.static(FRAMES * H) - LEFT, t, zero)
-                    leave_tail(halo, wait, after, run, b, items, zero)
-                add_team(found, partial, run * C, sm, team, t, b < items, zero)
+                    after = role_at(end * H - LEFT, t, zero)
+                    leave_tail(halo, wait, after, run, exists, zero)
+                add_team(found, partial, run * C, sm, team, t, exists, zero)
                 sync()
-                first_run += GRID
+                turn += ti.static(GRID * TEAMS)
         # 2. the sums and the total of each item, by one block; by the others, what runs left over onto what the next wrote
         ti.loop_config(block_dim=128)
         for i in range((128 + GRID if gradient else 128) * 128):
@@ -680,7 +693,7 @@ def fused_kernel(
     def write_frames(re: ti.template(), im: ti.template(), gx: ti.template(), gy: ti.template(), table: ti.template(),
                      kept: ti.template(), wait: ti.template(), scale: ti.template(), sm: ti.template(), team: ti.template(),
                      t: ti.template(), edge: ti.template(), b: ti.template(), start: ti.template(),
-                     length: ti.template(), whole: ti.template(), inside: ti.template(), items: ti.template(),
+                     length: ti.template(), whole: ti.template(), inside: ti.template(), exists: ti.template(),
                      zero: ti.template()):  # fmt: skip
         """Windows what came back and emits it. re and im: the gradients of y's frame and of x's, exchanged."""
         if ti.static(BY_STAGES):
@@ -709,13 +722,13 @@ def fused_kernel(
                 for m, n in ti.static(TWO_ROWS):
                     second[m], second[n] = fetch(sm, theirs + ti.static(pad(T * m)))
             # Zeros if there is no second frame, which then was silent.
-            emit(ti.static(windowed[1:]), ti.static([gx]), wait, sm, team, t, edge, b, start, length, whole, inside, items,
+            emit(ti.static(windowed[1:]), ti.static([gx]), wait, sm, team, t, edge, b, start, length, whole, inside, exists,
                  zero)  # fmt: skip
-            emit(ti.static([second]), ti.static([gx]), wait, sm, team, role, edge, b, start + H, length, whole, inside, items,
+            emit(ti.static([second]), ti.static([gx]), wait, sm, team, role, edge, b, start + H, length, whole, inside, exists,
                  zero)  # fmt: skip
         else:
             emit(ti.static(windowed[::-1]), ti.static([gx, gy]), wait, sm, team, t, edge, b, start, length,
-                 whole, inside, items, zero)  # fmt: skip
+                 whole, inside, exists, zero)  # fmt: skip
 
     @ti.func
     def role_at(start, t: ti.template(), zero: ti.template()):
@@ -729,12 +742,12 @@ def fused_kernel(
         return role
 
     @ti.func
-    def leave_tail(halo: ti.template(), wait: ti.template(), role, run: ti.template(), b: ti.template(),
-                   items: ti.template(), zero: ti.template()):  # fmt: skip
+    def leave_tail(halo: ti.template(), wait: ti.template(), role, run: ti.template(),
+                   exists: ti.template(), zero: ti.template()):  # fmt: skip
         """What still waits at the end of a run goes to the halo. role: in the next frame, if there were one."""
         for m in range(KEEP + zero):  # + 0, as in load_frames
             n = role + T * m
-            if n < OVERLAP and b < items:
+            if n < OVERLAP and exists:
                 halo[run * OVERLAP + n] = ti.Vector([wait[0], wait[0 if fixed else KEEP]])
             for k in ti.static(range(len(wait) - 1)):
                 wait[k] = wait[k + 1]
@@ -777,18 +790,21 @@ def fused_kernel(
         """What `run` and runs before it left over behind it, by 128 threads t; zeros where no frame is."""
         b = ti.raw_div(run, runs)
         c = run - b * runs
-        whole, advance = integers[2], integers[5] * ti.static(FRAMES * H)
-        start = (c + 1) * advance - LEFT  # behind the run
+        whole = integers[2]
+        behind = begin(integers, c + 1)
+        start = behind * ti.static(FRAMES * H) - LEFT
         last = c == runs - 1
         length = length_of(integers, b)
-        count = ti.select(last, ti.max(whole + PAD - start, 0), ti.min(advance, OVERLAP))
+        count = ti.min((begin(integers, c + 2) - behind) * ti.static(FRAMES * H), OVERLAP)
+        if last:
+            count = ti.max(whole + PAD - start, 0)
         n = t
         while n < count:
             sums = ti.Vector.zero(dtype, 2)
             if not last or (adds and 0 <= start + n < length):
                 sums = taken(ti.static([gx] if fixed else [gx, gy]), edge, b, start + n, length)
             if n < OVERLAP:
-                sums += left_over(halo, run, ti.min(c, (OVERLAP - 1 - n) // advance), n, advance)
+                sums += left_over(halo, integers, run, c, n)
             put(ti.static([gx] if fixed else [gx, gy]), edge, b, start + n, length, whole, sums, False)
             n += 128
 
@@ -813,18 +829,46 @@ def fused_kernel(
                 gy[b, s] = gy[b, s] + edge[2 * b + 1, q]
 
     @ti.func
-    def left_over(halo: ti.template(), run, back, n, advance):
-        """The tails of `run` and of `back` runs before it, where they meet n samples behind the run."""
+    def begin(integers: ti.template(), c):
+        """The transforms of an item before its run c: `Runs.begin`."""
+        return c * integers[6] + ti.min(c, integers[5])
+
+    @ti.func
+    def run_at(integers: ti.template(), turn):
+        """The item and the run of it that a team takes in its turn, and whether there is one.
+
+        The long runs of all items come first, and a block has runs of one length: its teams stay side by side. A team may
+        have no run beside others: it reads, but writes nothing.
+        """
+        items, runs, longs, long_ones = integers[1], integers[4], integers[5], integers[7]
+        is_long = turn < long_ones
+        among = ti.select(is_long, longs, runs - longs)
+        k = turn - ti.select(is_long, 0, long_ones)
+        b = ti.raw_div(k, among)
+        c = k - b * among + ti.select(is_long, 0, longs)
+        if ti.static(TEAMS == 1):
+            return b, c, True
+        else:
+            return ti.min(b, items - 1), c, b < items
+
+    @ti.func
+    def left_over(halo: ti.template(), integers: ti.template(), run, c, n):
+        """The tails of an item's run c and of runs before it, where they meet n samples behind the run."""
         sums = halo[run * OVERLAP + n]
-        for d in range(1, back + 1):
-            sums += halo[(run - d) * OVERLAP + n + d * advance]
+        behind = begin(integers, c + 1)
+        d = 1
+        at = n + (behind - begin(integers, c)) * ti.static(FRAMES * H)
+        while d <= c and at < OVERLAP:
+            sums += halo[(run - d) * OVERLAP + at]
+            d += 1
+            at = n + (behind - begin(integers, c + 1 - d)) * ti.static(FRAMES * H)
         return sums
 
     @ti.func
     def load_frames(re: ti.template(), im: ti.template(), x: ti.template(), other: ti.template(),
                     table: ti.template(), kept: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
                     b: ti.template(), f: ti.template(), frames: ti.template(), start: ti.template(),
-                    length: ti.template(), whole: ti.template(), items: ti.template(), inside: ti.template(),
+                    length: ti.template(), whole: ti.template(), exists: ti.template(), inside: ti.template(),
                     live: ti.template(), zero: ti.template()):  # fmt: skip
         """The windowed frame and `other`'s into registers; at the edges one after the other, in a loop."""
         row = 0 if ti.static(is_field) else b * whole  # where item b begins in the memory of an ndarray
@@ -845,7 +889,7 @@ def fused_kernel(
                     first = cell(x, b, row + at)
                 if ti.static(fixed):
                     at = source(start + H + n, length)
-                if f + (FRAMES - 1) < frames and b < items and at >= 0:
+                if f + (FRAMES - 1) < frames and exists and at >= 0:
                     second = cell(other, b, row + at)
                 place = m + FIRST
                 even, odd = constants(sm, table, t + (WINDOW + T * (place >> 1)), ENTRIES)
@@ -1013,7 +1057,7 @@ def fused_kernel(
     def emit(channels: ti.template(), gs: ti.template(), wait: ti.template(), sm: ti.template(),
              team: ti.template(), t, edge: ti.template(), b: ti.template(),
              start: ti.template(), length: ti.template(), whole: ti.template(), inside: ti.template(),
-             items: ti.template(), zero: ti.template()):  # fmt: skip
+             exists: ti.template(), zero: ti.template()):  # fmt: skip
         """Add what waits to a windowed frame; write what is finished; let the rest wait. channels: one per signal."""
         sums = ti.static(add_waiting(channels, wait))
         count = ti.static(len(channels))
@@ -1040,7 +1084,7 @@ def fused_kernel(
                             if ti.static(adds):
                                 value = value + gs[s][0, at + ti.static(T * m)]
                             gs[s][0, at + ti.static(T * m)] = value
-        elif b < items:
+        elif exists:
             left = [ti.cast(0, dtype) for _ in ti.static(range(2 * EMIT))]
             for m in ti.static(range(EMIT)):
                 left[m], left[EMIT + m] = sums[0][m], sums[count - 1][m]
@@ -1052,7 +1096,7 @@ def fused_kernel(
                     left[k], left[EMIT + k] = left[k + 1], left[EMIT + k + 1]
         if ti.static(H > SPAN):
             n = SPAN + t
-            while n < H and b < items:
+            while n < H and exists:
                 put(gs, edge, b, start + n, length, whole, [ti.cast(0, dtype), ti.cast(0, dtype)], adds)
                 n += T
 
@@ -1111,28 +1155,12 @@ def _radices(n_fft: int, points: int) -> tuple[int, ...]:
     return (points, *(1 << (rest // count + (i < rest % count)) for i in range(count)))
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How the frames of all items are shared out among teams: a function of sizes alone."""
-
-    frames: int  # of an item
-    steps: int  # transforms in a run
-    runs: int  # of an item
-
-    @staticmethod
-    def of(layout: Layout, stft: STFT, batch: int, n_samples: int, fixed: bool) -> "Sizes":
-        """As few runs as keep all teams at work, each time all of them: what runs share costs time and memory.
-
-        But none so long that its halo would not be small beside it anyway.
-        """
-        pack = 1 + fixed  # frames that share a transform
-        frames = stft.n_frames(n_samples)
-        most = max(64, -(-2 * layout.span // (stft.hop_length * pack)))
-        transforms = batch * -(-frames // pack)
-        teams = layout.teams_at_work
-        times = -(-transforms // (teams * most))
-        steps = -(-transforms // (teams * times))
-        return Sizes(frames, steps, -(-frames // (steps * pack)))
+def runs_of(layout: Layout, stft: STFT, batch: int, n_samples: int, fixed: bool, gradient: bool) -> Runs:
+    """How the frames of signals (B, T) are shared out among the device's teams."""
+    pack = 1 + fixed  # frames that share a transform
+    transforms = -(-stft.n_frames(n_samples) // pack)
+    overlap = -(-layout.overlap // (stft.hop_length * pack))
+    return Runs.of(transforms, batch, layout.teams_at_work(gradient), overlap)
 
 
 def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Term, ...], fixed: Any = None,
@@ -1142,10 +1170,12 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
     layout = choose(stft, dtype, arch_name(), stages, rows)
     if layout is None or columns_of(terms)[-1] > layout.points or (dtype == ti.f64 and not layout.cuda):
         return False
-    sizes, pack = Sizes.of(layout, stft, batch, n_samples, fixed is not None), 1 if fixed is None else 2
-    reached = (sizes.runs * sizes.steps * pack + 1) * stft.hop_length  # how far the runs go, silent frames included
-    halo = 2 * batch * sizes.runs * layout.overlap
-    fits = max(batch * (n_samples + 2 * stft.n_fft), halo, reached) <= MAX_INDEX
+    pack = 1 if fixed is None else 2
+    both = [runs_of(layout, stft, batch, n_samples, fixed is not None, gradient) for gradient in (False, True)]
+    # How far teams go, those without a run included.
+    reached = [(runs.begin(runs.count + layout.teams) * pack + 1) * stft.hop_length for runs in both]
+    halo = 2 * batch * both[True].count * layout.overlap
+    fits = max(batch * (n_samples + 2 * stft.n_fft), halo, *reached) <= MAX_INDEX
     return fits and (fixed is None or prod(fixed.shape[:2]) * goal_width(rows, stft.n_bins, stages) <= MAX_KNOWN)
 
 
@@ -1187,10 +1217,10 @@ class BlocksEngine(GPUEngine):
         assert layout is not None  # as `supports` said
         self.edges = stft.pad_mode if stft.center else "none"
         self.layout = layout
-        self.sizes = sizes = Sizes.of(layout, stft, batch, n_samples, self.fixed)
-        self.halo = new_vectors(2, dtype, max(1, batch * sizes.runs * layout.overlap))
+        self.runs = [runs_of(layout, stft, batch, n_samples, self.fixed, gradient) for gradient in (False, True)]
+        self.halo = new_vectors(2, dtype, max(1, batch * self.runs[True].count * layout.overlap))
         self.edge = new_array(dtype, (2 * batch, stft.n_fft) if self.edges == "reflect" else (1, 1))
-        self.partial = new_array(dtype, batch * sizes.runs * len(self.parts))
+        self.partial = new_array(dtype, batch * max(runs.count for runs in self.runs) * len(self.parts))
         if stages is not None and not stages.banded:
             stages = stages._replace(quantities=("magnitude",))  # of which squares are made
         strides = self._keep_goal(None if fixed is None else goal_of(fixed, bands, bin_weights, stages))
@@ -1198,17 +1228,18 @@ class BlocksEngine(GPUEngine):
         gains = np.ones(stft.n_bins) if bin_weights is None else np.abs(bin_weights)  # (K,)
         self.places, numbers, integers = band_tables(bands, gains, len(table), HEAD)
         self.table = upload(np.concatenate([table, numbers]), dtype)
-        head = (0, batch, n_samples, sizes.frames, sizes.runs, sizes.steps, *strides)
         self.cut = lengths is not None
         items = [(length, stft.n_frames(length)) for length in lengths or ()]  # (B, 2)
-        self.integers = upload_integers(np.concatenate([head, integers, np.ravel(items)]))
+        sizes = (0, batch, n_samples, stft.n_frames(n_samples))
+        heads = [(*sizes, *runs, *runs.turns(batch, layout.teams), *strides) for runs in self.runs]
+        self.integers = [upload_integers(np.concatenate([head, integers, np.ravel(items)])) for head in heads]
 
     def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
         backward = grad_x is not None
         unused = self.edge  # an array where the kernel writes none
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
         arguments = (
-            "x", self.goal if self.fixed else "y", *gradients, self.table, self.integers, self.halo, self.edge,
+            "x", self.goal if self.fixed else "y", *gradients, self.table, self.integers[backward], self.halo, self.edge,
             self.partial, self.sums, self.weights, self.coefficients, self.values, total)  # fmt: skip
         kernel = fused_kernel(
             self.layout, self.dtype, self.terms, parts, self.is_field, self.fixed, backward, self.edges,
