@@ -180,19 +180,13 @@ def summation(values: Any, parts: Parts, dtype: Any) -> Any:
 
 @cache
 def finish_function(terms: tuple[Term, ...], dtype: Any) -> Any:
-    """The `ti.func` from the sums of item b to its values, its total, and the coefficients of the backward pass."""
+    """The `ti.func` from the sums of item b to its values and the coefficients of the backward pass; it returns the total."""
     columns = columns_of(terms)
 
     @ti.func
-    def finish(sums: ti.template(), weights: ti.template(), coefficients: ti.template(), values: ti.template(),
-               total: ti.template(), b, adds: ti.template()):  # fmt: skip
-        """values[b, t] ← weight · g_t(S),  total[b] ← Σ_t values,  coefficients[b, j] ← weight · ∂g_t/∂S_j.
-
-        adds: whether total[b] += instead.
-        """
+    def finish(sums: ti.template(), weights: ti.template(), coefficients: ti.template(), values: ti.template(), b):
+        """values[b, t] ← weight · g_t(S),  coefficients[b, j] ← weight · ∂g_t/∂S_j,  → Σ_t values[b, t]."""
         item = ti.cast(0, dtype)
-        if ti.static(adds):
-            item = total[b]
         for t in ti.static(range(len(terms))):
             if ti.static(isinstance(terms[t], SumsTerm)):
                 S = ti.Vector([sums[b, j] for j in ti.static(range(columns[t], columns[t + 1]))])
@@ -204,7 +198,7 @@ def finish_function(terms: tuple[Term, ...], dtype: Any) -> Any:
                 values[b, t] = weights[b, t] * sums[b, columns[t]]
                 coefficients[b, columns[t]] = weights[b, t]
             item += values[b, t]
-        total[b] = item
+        return item
 
     return finish
 
@@ -218,7 +212,7 @@ def finish_kernel(terms: tuple[Term, ...], dtype: Any) -> Any:
     @ti.kernel
     def finish_all(sums: Array, weights: Array, coefficients: Array, values: Array, total: Array):
         for b in range(sums.shape[0]):
-            finish(sums, weights, coefficients, values, total, b, False)
+            total[b] = finish(sums, weights, coefficients, values, b)
 
     return finish_all
 

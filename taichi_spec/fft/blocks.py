@@ -22,7 +22,7 @@ one per register. Taichi then has values to name instead of variables to track, 
 """
 
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from math import prod
 from types import SimpleNamespace
 from typing import Any
@@ -50,8 +50,8 @@ MAX_KNOWN = 2**30  # `known` keeps so many bits of an index
 SHARED_BYTES = {"cuda": 48 * 1024, "vulkan": 32 * 1024}  # of a block: Taichi gives no more, nor do many devices
 SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
 MARK = 0x7FC0DEAD  # the bits of a number that no signal has
-# Integers at the head of a kernel's table: 0, which the compiler is not to know; items, samples of an item, frames of an
-# item; `Runs` and `Runs.turns`; and of a fixed target, numbers from an item to the next and from a frame.
+# Integers at the head of a kernel's table, for each of its passes: 0, which the compiler is not to know; items, samples of an
+# item, frames of an item; `Runs` and `Runs.turns`; of a fixed target, numbers from an item to the next and from a frame.
 HEAD = 11
 GRID = 2048  # blocks that are launched: more than a large GPU has at work side by side
 
@@ -195,6 +195,7 @@ def fused_kernel(
     layout: Layout,
     dtype: Any,
     terms: tuple[Term, ...],
+    before: Parts,
     parts: Parts,
     is_field: bool,
     fixed: bool,
@@ -205,13 +206,14 @@ def fused_kernel(
     cut: bool,
     adds: bool,
 ) -> Any:
-    """The fused pass as one kernel.
+    """The fused pass as one kernel, and in it a pass of the value alone before, if there are sums to be known first.
 
     Args:
         layout: how a frame lies on threads.
         dtype: ti.f32 or ti.f64.
         terms: what the loss is made of, for the functions of the sums.
-        parts: what is summed over the bins in this pass, and in which column.
+        before: what is summed over the bins in a pass before, and in which column; or nothing.
+        parts: what is summed in the pass itself.
         is_field: whether the signals are fields or ndarrays; the gradients are ndarrays (B, T).
         fixed: whether y is not a signal but magnitudes in a flat array; two frames of x share a transform then.
         gradient: whether to make the gradients too.
@@ -220,6 +222,63 @@ def fused_kernel(
         places: where the bands' matrix lies in `table` and `integers`.
         cut: whether items have lengths of their own.
         adds: whether total and gradients are added to what is there.
+    """
+    make = partial(one_pass, layout, dtype, terms, is_field=is_field, fixed=fixed, edges=edges, stages=stages,
+                   places=places, cut=cut, adds=adds)  # fmt: skip
+    passes = [make(parts=before, gradient=False, totals=False)] if before else []
+    passes.append(make(parts=parts, gradient=gradient, totals=True))
+    PAD, BLOCK = passes[-1].pad, layout.block
+    Values = ti.types.ndarray(dtype=dtype, ndim=1)
+    Matrix = ti.types.ndarray(dtype=dtype, ndim=2)
+    Pairs = ti.types.ndarray(dtype=ti.types.vector(2, dtype), ndim=1)
+    Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
+    Signal = annotation(is_field)
+
+    @ti.kernel
+    def fused(x: Signal, y: Values if fixed else Signal, gx: Matrix, gy: Matrix, table: Values, integers: Integers,
+              halo: Pairs, edge: Matrix, partial: Values, sums: Matrix, weights: Matrix, coefficients: Matrix,
+              values: Matrix, total: Values):  # fmt: skip
+        """Sums and totals, and gradients. Each argument costs 2 µs a call: hence tables, and sizes among the integers."""
+        # The bounds of all loops are constants: others take a launch to find out.
+        for one in ti.static(passes):
+            # Every run of frames, by one team.
+            ti.loop_config(block_dim=BLOCK)
+            for i in range(GRID * BLOCK):
+                one.walk(i, x, y, gx, gy, table, integers, halo, edge, partial, coefficients)
+            # The sums and the total of each item, by one block; by others, what runs left over onto what the next wrote.
+            ti.loop_config(block_dim=128)
+            for i in range(ti.static(one.settling * 128)):
+                one.settle(i, gx, gy, integers, halo, edge, partial, sums, weights, coefficients, values, total)
+        if ti.static(gradient and edges == "reflect"):
+            # Padded positions fold back onto the samples that they mirror: at the left edge, then at the right.
+            for i in range(GRID * 16):
+                q = i
+                while q < integers[1] * 2 * PAD:
+                    b = q // ti.static(2 * PAD)
+                    passes[-1].fold(gx, gy, edge, b, q - b * ti.static(2 * PAD), passes[-1].length_of(integers, b))
+                    q += GRID * 16
+
+    return fused
+
+
+def one_pass(
+    layout: Layout,
+    dtype: Any,
+    terms: tuple[Term, ...],
+    parts: Parts,
+    gradient: bool,
+    totals: bool,
+    is_field: bool,
+    fixed: bool,
+    edges: str,
+    stages: Stages | None,
+    places: BandPlaces,
+    cut: bool,
+    adds: bool,
+) -> SimpleNamespace:
+    """The functions of one pass. Arguments: as `fused_kernel`'s; totals: whether it makes them.
+
+    walk: what a thread of a team does; settle: what one of `settling` blocks of 128 threads does then.
     """
     measures, C, powers = measures_of(parts, fixed, dtype), len(parts), power_of_two(dtype)
     finish, add_runs = finish_function(terms, dtype), run_sums(parts, dtype)
@@ -252,12 +311,11 @@ def fused_kernel(
     PEAKS = CELLS - layout.peak_cells
     LOG_T, LOG_GROUP = T.bit_length() - 1, GROUP.bit_length() - 1
     pair = ti.types.vector(2, dtype)
-    Pairs = ti.types.ndarray(dtype=pair, ndim=1)
-    Values = ti.types.ndarray(dtype=dtype, ndim=1)
-    Matrix = ti.types.ndarray(dtype=dtype, ndim=2)
-    Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
+    # Where `integers` has what it begins with, once for a pass of the value alone and once for a pass with gradients.
+    (ZERO, ITEMS, SAMPLES, ALL_FRAMES, RUNS, LONGS, SHORT, LONG_TURNS, TURNS, ITEM_STRIDE, FRAME_STRIDE) = range(
+        HEAD * gradient, HEAD * gradient + HEAD
+    )
     LENGTHS = places.end
-    Signal = annotation(is_field)
     Bits = ti.i64 if dtype == ti.f64 else ti.i32
     ENTRIES, WINDOW, RESIDENT = layout.entries, layout.offsets[-1], layout.resident
     # A cell is one word of two values on CUDA and lies in two planes elsewhere: Taichi has no shared vectors there.
@@ -557,121 +615,116 @@ def fused_kernel(
         base = known(team + padded(t))
         return [fetch(sm, base + pad(m * T)) for m in range(R)]
 
-    @ti.kernel
-    def fused(x: Signal, y: Values if fixed else Signal, gx: Matrix, gy: Matrix, table: Values, integers: Integers,
-              halo: Pairs, edge: Matrix, partial: Values, sums: Matrix, weights: Matrix, coefficients: Matrix,
-              values: Matrix, total: Values):  # fmt: skip
-        """Sums and totals, and gradients. Each argument costs 2 µs a call: hence tables, and sizes among the integers."""
-        # 1. every run of frames, by one team. The bounds of all loops are constants: others take a launch to find out.
-        ti.loop_config(block_dim=BLOCK)
-        for i in range(GRID * BLOCK):
-            zero = integers[0]
-            sm = ti.simt.block.SharedArray((SHARED[0],), SHARED[1])
-            t = ((i & ti.static(T - 1)) + zero) & 0x1FFFFFFF
-            which = (i & ti.static(BLOCK - 1)) >> LOG_T
-            team = which * CELLS
-            turn = i >> LOG_T
-            if ti.static(RESIDENT):  # noqa: SIM102  one is known when the kernel is compiled
-                if turn - which < integers[8]:  # the block has one at all
-                    n = i & ti.static(BLOCK - 1)
-                    while n < RESIDENT + zero:  # + 0, as in load_frames
-                        for at, first, second in ti.static(entries_at(table, n)):
-                            store(sm, TABLE + at, first, second)
-                        n += ti.static(4 * BLOCK)
-                    ti.simt.block.sync()
-            kept = ti.static(kept_window(sm, table, t))
-            level = [ti.cast(1, dtype)]  # near which both parts' peaks were last
-            while turn - which < integers[8]:
-                # Read anew for each run: what a loop over frames does not need is not to wait in registers.
-                b, c, exists = run_at(integers, turn)
-                whole, frames, item_stride, frame_stride = [integers[j] for j in ti.static((2, 3, 9, 10))]
-                length = whole
-                if ti.static(cut):
-                    length, frames = integers[LENGTHS + 2 * b], integers[LENGTHS + 1 + 2 * b]
-                factors = [coefficients[b, ti.static(parts[j][0])] for j in ti.static(range(C))]
-                found = [ti.cast(0, dtype) for _ in ti.static(range(C))]
-                wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES)))]
-                re = [ti.cast(0, dtype) for _ in ti.static(range(R))]
-                im = [ti.cast(0, dtype) for _ in ti.static(range(R))]
-                scale = [ti.cast(1, dtype) for _ in ti.static(range(5))]
-                ahead = [ti.cast(0, Bits) for _ in ti.static(range(2 * FRAMES - 1))]  # what was asked for in time
-                f = begin(integers, c) * FRAMES
-                end = begin(integers, c + 1) * FRAMES
-                while f < end:
-                    live = f < frames and exists
-                    start = f * H - LEFT
-                    inside = live and start >= 0 and start + ti.static(SPAN + (FRAMES - 1) * H) <= length
-                    if ti.static(fixed):
-                        inside = inside and f + 1 < frames
-                    for early in ti.static(ahead):  # in truth always; both ways are right
-                        inside = inside and early != ti.static(MARK)
-                    inside = uniform(inside)
-                    if ti.static(fixed):
-                        goals = rows(b, f, frames, item_stride, frame_stride)
-                        for frame in ti.static(range(2)):
-                            k = ti.min(t * NEAR, WIDTH - 1)
-                            ahead[1 + frame] = ti.bit_cast(y[goals[frame] + k], Bits)
-                    role = role_at(start, t, zero)
-                    for way in range(ti.static(1 + gradient) + zero):  # forward; then, with gradients, back
-                        if way == 0:
-                            if ti.static(fixed):
-                                load_frames(re, im, x, x, table, kept, sm, team, role, b, f, frames, start, length, whole,
-                                            exists, inside, live, zero)  # fmt: skip
-                                ahead[0] = touch_signals(x, x, b, t, start, length)
-                            else:
-                                load_frames(re, im, x, y, table, kept, sm, team, role, b, f, frames, start, length, whole,
-                                            exists, inside, live, zero)  # fmt: skip
-                                ahead[0] = touch_signals(x, y, b, t, start, length)
-                            balance(re, im, sm, team, t, scale, level, zero)
+    @ti.func
+    def walk(i, x: ti.template(), y: ti.template(), gx: ti.template(), gy: ti.template(), table: ti.template(),
+             integers: ti.template(), halo: ti.template(), edge: ti.template(), partial: ti.template(),
+             coefficients: ti.template()):  # fmt: skip
+        """Thread i's share of all runs of frames that its team takes."""
+        zero = integers[ZERO]
+        sm = ti.simt.block.SharedArray((SHARED[0],), SHARED[1])
+        t = ((i & ti.static(T - 1)) + zero) & 0x1FFFFFFF
+        which = (i & ti.static(BLOCK - 1)) >> LOG_T
+        team = which * CELLS
+        turn = i >> LOG_T
+        if ti.static(RESIDENT):  # noqa: SIM102  one is known when the kernel is compiled
+            if turn - which < integers[TURNS]:  # the block has one at all
+                n = i & ti.static(BLOCK - 1)
+                while n < RESIDENT + zero:  # + 0, as in load_frames
+                    for at, first, second in ti.static(entries_at(table, n)):
+                        store(sm, TABLE + at, first, second)
+                    n += ti.static(4 * BLOCK)
+                ti.simt.block.sync()
+        kept = ti.static(kept_window(sm, table, t))
+        level = [ti.cast(1, dtype)]  # near which both parts' peaks were last
+        while turn - which < integers[TURNS]:
+            # Read anew for each run: what a loop over frames does not need is not to wait in registers.
+            b, c, exists = run_at(integers, turn)
+            whole, frames = integers[SAMPLES], integers[ALL_FRAMES]
+            item_stride, frame_stride = integers[ITEM_STRIDE], integers[FRAME_STRIDE]
+            length = whole
+            if ti.static(cut):
+                length, frames = integers[LENGTHS + 2 * b], integers[LENGTHS + 1 + 2 * b]
+            factors = [coefficients[b, ti.static(parts[j][0])] for j in ti.static(range(C))]
+            found = [ti.cast(0, dtype) for _ in ti.static(range(C))]
+            wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES)))]
+            re = [ti.cast(0, dtype) for _ in ti.static(range(R))]
+            im = [ti.cast(0, dtype) for _ in ti.static(range(R))]
+            scale = [ti.cast(1, dtype) for _ in ti.static(range(5))]
+            ahead = [ti.cast(0, Bits) for _ in ti.static(range(2 * FRAMES - 1))]  # what was asked for in time
+            f = begin(integers, c) * FRAMES
+            end = begin(integers, c + 1) * FRAMES
+            while f < end:
+                live = f < frames and exists
+                start = f * H - LEFT
+                inside = live and start >= 0 and start + ti.static(SPAN + (FRAMES - 1) * H) <= length
+                if ti.static(fixed):
+                    inside = inside and f + 1 < frames
+                for early in ti.static(ahead):  # in truth always; both ways are right
+                    inside = inside and early != ti.static(MARK)
+                inside = uniform(inside)
+                if ti.static(fixed):
+                    goals = rows(b, f, frames, item_stride, frame_stride)
+                    for frame in ti.static(range(2)):
+                        k = ti.min(t * NEAR, WIDTH - 1)
+                        ahead[1 + frame] = ti.bit_cast(y[goals[frame] + k], Bits)
+                role = role_at(start, t, zero)
+                for way in range(ti.static(1 + gradient) + zero):  # forward; then, with gradients, back
+                    if way == 0:
+                        if ti.static(fixed):
+                            load_frames(re, im, x, x, table, kept, sm, team, role, b, f, frames, start, length, whole,
+                                        exists, inside, live, zero)  # fmt: skip
+                            ahead[0] = touch_signals(x, x, b, t, start, length)
                         else:
-                            between(found, re, im, sm, team, role, b, f, frames, y, item_stride, frame_stride, live, scale,
-                                    factors, table, integers, zero)  # fmt: skip
-                        done = ti.static(transform(re, im, sm, team, role, table, zero))
-                        for m in ti.static(range(R)):
-                            re[m] = done[m][0]
-                            im[m] = done[m][1]
-                    if ti.static(not gradient):
+                            load_frames(re, im, x, y, table, kept, sm, team, role, b, f, frames, start, length, whole,
+                                        exists, inside, live, zero)  # fmt: skip
+                            ahead[0] = touch_signals(x, y, b, t, start, length)
+                        balance(re, im, sm, team, t, scale, level, zero)
+                    else:
                         between(found, re, im, sm, team, role, b, f, frames, y, item_stride, frame_stride, live, scale,
                                 factors, table, integers, zero)  # fmt: skip
-                    else:
-                        write_frames(re, im, gx, gy, table, kept, wait, scale, sm, team, role, edge, b, start, length, whole,
-                                     inside, exists, zero)  # fmt: skip
-                    f += FRAMES
-                b, c, exists = run_at(integers, turn)
-                run = b * integers[4] + c
-                if ti.static(KEEP > 0):
-                    after = role_at(end * H - LEFT, t, zero)
-                    leave_tail(halo, wait, after, run, exists, zero)
-                add_team(found, partial, run * C, sm, team, t, exists, zero)
-                sync()
-                turn += ti.static(GRID * TEAMS)
-        # 2. the sums and the total of each item, by one block; by the others, what runs left over onto what the next wrote
-        ti.loop_config(block_dim=128)
-        for i in range((128 + GRID if gradient else 128) * 128):
-            shared = ti.simt.block.SharedArray((128 * C,), dtype)
-            t = i & 127
-            b = i >> 7
-            items, runs = integers[1], integers[4]
-            if b < 128:
-                while b < items:
-                    for j in ti.static(range(C)):
-                        add_runs(partial, sums, shared, b, j, runs, t)
-                    if t == 0:
-                        finish(sums, weights, coefficients, values, total, b, adds)
-                    b += 128
-            elif ti.static(gradient):
-                seam = b - 128
-                while seam < items * runs:
-                    add_left_over(gx, gy, halo, edge, integers, seam, runs, t)
-                    seam += GRID
-        if ti.static(gradient and edges == "reflect"):
-            # 3. padded positions fold back onto the samples that they mirror: at the left edge, then at the right
-            for i in range(GRID * 16):
-                q = i
-                while q < integers[1] * 2 * PAD:
-                    b = q // ti.static(2 * PAD)
-                    fold(gx, gy, edge, b, q - b * ti.static(2 * PAD), length_of(integers, b))
-                    q += GRID * 16
+                    done = ti.static(transform(re, im, sm, team, role, table, zero))
+                    for m in ti.static(range(R)):
+                        re[m] = done[m][0]
+                        im[m] = done[m][1]
+                if ti.static(not gradient):
+                    between(found, re, im, sm, team, role, b, f, frames, y, item_stride, frame_stride, live, scale,
+                            factors, table, integers, zero)  # fmt: skip
+                else:
+                    write_frames(re, im, gx, gy, table, kept, wait, scale, sm, team, role, edge, b, start, length, whole,
+                                 inside, exists, zero)  # fmt: skip
+                f += FRAMES
+            b, c, exists = run_at(integers, turn)
+            run = b * integers[RUNS] + c
+            if ti.static(KEEP > 0):
+                after = role_at(end * H - LEFT, t, zero)
+                leave_tail(halo, wait, after, run, exists, zero)
+            add_team(found, partial, run * C, sm, team, t, exists, zero)
+            sync()
+            turn += ti.static(GRID * TEAMS)
+
+    @ti.func
+    def settle(i, gx: ti.template(), gy: ti.template(), integers: ti.template(), halo: ti.template(), edge: ti.template(),
+               partial: ti.template(), sums: ti.template(), weights: ti.template(), coefficients: ti.template(),
+               values: ti.template(), total: ti.template()):  # fmt: skip
+        """What is to be done when all runs have ended."""
+        shared = ti.simt.block.SharedArray((128 * C,), dtype)
+        t = i & 127
+        b = i >> 7
+        items, runs = integers[ITEMS], integers[RUNS]
+        if b < 128:
+            while b < items:
+                for j in ti.static(range(C)):
+                    add_runs(partial, sums, shared, b, j, runs, t)
+                if t == 0:
+                    item = finish(sums, weights, coefficients, values, b)
+                    if ti.static(totals):
+                        total[b] = (total[b] if ti.static(adds) else 0) + item
+                b += 128
+        elif ti.static(gradient):
+            seam = b - 128
+            while seam < items * runs:
+                add_left_over(gx, gy, halo, edge, integers, seam, runs, t)
+                seam += GRID
 
     @ti.func
     def between(found: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
@@ -779,7 +832,7 @@ def fused_kernel(
     @ti.func
     def length_of(integers: ti.template(), b):
         """Samples of item b."""
-        length = integers[2]
+        length = integers[SAMPLES]
         if ti.static(cut):
             length = integers[LENGTHS + 2 * b]
         return length
@@ -790,7 +843,7 @@ def fused_kernel(
         """What `run` and runs before it left over behind it, by 128 threads t; zeros where no frame is."""
         b = ti.raw_div(run, runs)
         c = run - b * runs
-        whole = integers[2]
+        whole = integers[SAMPLES]
         behind = begin(integers, c + 1)
         start = behind * ti.static(FRAMES * H) - LEFT
         last = c == runs - 1
@@ -831,7 +884,7 @@ def fused_kernel(
     @ti.func
     def begin(integers: ti.template(), c):
         """The transforms of an item before its run c: `Runs.begin`."""
-        return c * integers[6] + ti.min(c, integers[5])
+        return c * integers[SHORT] + ti.min(c, integers[LONGS])
 
     @ti.func
     def run_at(integers: ti.template(), turn):
@@ -840,7 +893,7 @@ def fused_kernel(
         The long runs of all items come first, and a block has runs of one length: its teams stay side by side. A team may
         have no run beside others: it reads, but writes nothing.
         """
-        items, runs, longs, long_ones = integers[1], integers[4], integers[5], integers[7]
+        items, runs, longs, long_ones = integers[ITEMS], integers[RUNS], integers[LONGS], integers[LONG_TURNS]
         is_long = turn < long_ones
         among = ti.select(is_long, longs, runs - longs)
         k = turn - ti.select(is_long, 0, long_ones)
@@ -1106,7 +1159,9 @@ def fused_kernel(
     if stages is not None:
         assert layout.room is not None
         compare = by_stages(N, R, dtype, parts, fixed, gradient, stages, layout.room, places, tools)
-    return fused
+    return SimpleNamespace(
+        walk=walk, settle=settle, settling=128 + GRID * gradient, fold=fold, length_of=length_of, pad=PAD
+    )
 
 
 def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, width: int = 0) -> Layout | None:
@@ -1173,8 +1228,8 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
     pack = 1 if fixed is None else 2
     both = [runs_of(layout, stft, batch, n_samples, fixed is not None, gradient) for gradient in (False, True)]
     # How far teams go, those without a run included.
-    reached = [(runs.begin(runs.count + layout.teams) * pack + 1) * stft.hop_length for runs in both]
-    halo = 2 * batch * both[True].count * layout.overlap
+    reached = [(runs.begin(runs.number + layout.teams) * pack + 1) * stft.hop_length for runs in both]
+    halo = 2 * batch * both[True].number * layout.overlap
     fits = max(batch * (n_samples + 2 * stft.n_fft), halo, *reached) <= MAX_INDEX
     return fits and (fixed is None or prod(fixed.shape[:2]) * goal_width(rows, stft.n_bins, stages) <= MAX_KNOWN)
 
@@ -1218,30 +1273,32 @@ class BlocksEngine(GPUEngine):
         self.edges = stft.pad_mode if stft.center else "none"
         self.layout = layout
         self.runs = [runs_of(layout, stft, batch, n_samples, self.fixed, gradient) for gradient in (False, True)]
-        self.halo = new_vectors(2, dtype, max(1, batch * self.runs[True].count * layout.overlap))
+        self.halo = new_vectors(2, dtype, max(1, batch * self.runs[True].number * layout.overlap))
         self.edge = new_array(dtype, (2 * batch, stft.n_fft) if self.edges == "reflect" else (1, 1))
-        self.partial = new_array(dtype, batch * max(runs.count for runs in self.runs) * len(self.parts))
+        self.partial = new_array(dtype, batch * max(runs.number for runs in self.runs) * len(self.parts))
         if stages is not None and not stages.banded:
             stages = stages._replace(quantities=("magnitude",))  # of which squares are made
         strides = self._keep_goal(None if fixed is None else goal_of(fixed, bands, bin_weights, stages))
         table = layout.table(stft.window_table).ravel()
         gains = np.ones(stft.n_bins) if bin_weights is None else np.abs(bin_weights)  # (K,)
-        self.places, numbers, integers = band_tables(bands, gains, len(table), HEAD)
+        self.places, numbers, integers = band_tables(bands, gains, len(table), 2 * HEAD)
         self.table = upload(np.concatenate([table, numbers]), dtype)
         self.cut = lengths is not None
         items = [(length, stft.n_frames(length)) for length in lengths or ()]  # (B, 2)
         sizes = (0, batch, n_samples, stft.n_frames(n_samples))
         heads = [(*sizes, *runs, *runs.turns(batch, layout.teams), *strides) for runs in self.runs]
-        self.integers = [upload_integers(np.concatenate([head, integers, np.ravel(items)])) for head in heads]
+        self.integers = upload_integers(np.concatenate([*heads, integers, np.ravel(items)]))
 
-    def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
+    def _evaluation(
+        self, grad_x: Any, grad_y: Any, before: Parts, parts: Parts, total: Any, adds: bool
+    ) -> list[Launch]:
         backward = grad_x is not None
         unused = self.edge  # an array where the kernel writes none
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
         arguments = (
-            "x", self.goal if self.fixed else "y", *gradients, self.table, self.integers[backward], self.halo, self.edge,
+            "x", self.goal if self.fixed else "y", *gradients, self.table, self.integers, self.halo, self.edge,
             self.partial, self.sums, self.weights, self.coefficients, self.values, total)  # fmt: skip
         kernel = fused_kernel(
-            self.layout, self.dtype, self.terms, parts, self.is_field, self.fixed, backward, self.edges,
+            self.layout, self.dtype, self.terms, before, parts, self.is_field, self.fixed, backward, self.edges,
             self.stages, self.places, self.cut, adds)  # fmt: skip
         return [Launch(kernel, arguments, self.is_field)]

@@ -123,10 +123,8 @@ class BinEngine(FusedEngine):
 
     def launches(self, total: Any, grad_x: Any, grad_y: Any, adds: bool = False) -> list[Launch]:
         """As `FusedEngine` says."""
-        launches = self._evaluation(grad_x, grad_y, self.parts, total, adds)
-        if grad_x is not None and self.first_parts:
-            return [*self._evaluation(None, None, self.first_parts, self._total, False), *launches]
-        return launches
+        before = self.first_parts if grad_x is not None else ()
+        return self._evaluation(grad_x, grad_y, before, self.parts, total, adds)
 
     def shares(self) -> NDArray[Any]:
         """As `FusedEngine` says."""
@@ -138,8 +136,20 @@ class BinEngine(FusedEngine):
         return Launch(self.finish_kernel, (self.sums, self.weights, self.coefficients, self.values, total))
 
     @abstractmethod
-    def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
-        """self.sums[b, column] ← those of `parts`; unless grad_x is None, the gradients by self.coefficients; finish."""
+    def _evaluation(
+        self, grad_x: Any, grad_y: Any, before: Parts, parts: Parts, total: Any, adds: bool
+    ) -> list[Launch]:
+        """self.sums[b, column] ← those of `parts`; unless grad_x is None, the gradients by self.coefficients; finish.
+
+        before: what a pass of its own sums before, so that self.coefficients are known; or nothing.
+        """
+
+    def _one_after_the_other(
+        self, grad_x: Any, grad_y: Any, before: Parts, parts: Parts, total: Any, adds: bool
+    ) -> list[Launch]:
+        """The same, where the pass before is launched like any other."""
+        first = self._evaluation(None, None, (), before, self._total, False)
+        return [*first, *self._evaluation(grad_x, grad_y, (), parts, total, adds)]
 
 
 class GPUEngine(BinEngine):

@@ -538,7 +538,8 @@ def sums_kernels(matrix: Matrix, dtype: Any, terms: tuple[Term, ...], parts: Par
                 for j in ti.static(range(C)):
                     add_runs(totals, sums, shared, b, j, integers[5], t)
                 if t == 0:
-                    finish(sums, weights, coefficients, values, total, b, adds)
+                    item = finish(sums, weights, coefficients, values, b)
+                    total[b] = (total[b] if ti.static(adds) else 0) + item
                 b += 128
 
     return SimpleNamespace(over_rows=over_rows, over_frames=over_frames)
@@ -603,7 +604,11 @@ class MatrixEngine(GPUEngine):
         self.integers = upload_integers(np.concatenate([head, matrix.places()]))
         self.items = item_sizes(stft, self.lengths)  # (B, 2)
 
-    def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
+    def _evaluation(
+        self, grad_x: Any, grad_y: Any, before: Parts, parts: Parts, total: Any, adds: bool
+    ) -> list[Launch]:
+        if before:
+            return self._one_after_the_other(grad_x, grad_y, before, parts, total, adds)
         backward, unused = grad_x is not None, self.levels
         columns = column_kernels(self.matrix, self.dtype, self.is_field, self.fixed)
         rows = rows_kernel(self.matrix, self.dtype, parts, self.fixed, backward)

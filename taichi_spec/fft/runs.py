@@ -11,9 +11,9 @@ BEGINNING = 2  # transforms that would take as long as it takes to begin a run
 
 
 class Runs(NamedTuple):
-    """`count` runs of an item: of `short` transforms, but the first `longs` of them have one more."""
+    """`number` runs of an item: of `short` transforms, but the first `longs` of them have one more."""
 
-    count: int
+    number: int
     longs: int
     short: int
 
@@ -24,7 +24,7 @@ class Runs(NamedTuple):
     def turns(self, batch: int, teams: int) -> tuple[int, int]:
         """How many turns all items' long runs take, and how many all runs, if `teams` of a block take as many at once."""
         long_ones = -(-batch * self.longs // teams) * teams
-        return long_ones, long_ones + batch * (self.count - self.longs)
+        return long_ones, long_ones + batch * (self.number - self.longs)
 
     @staticmethod
     def of(transforms: int, batch: int, teams: int, overlap: int) -> "Runs":
@@ -38,7 +38,7 @@ class Runs(NamedTuple):
         """
         least = -(-transforms // max(MOST, 2 * overlap))
         rounds = -(-batch * least // teams)
-        counts = [min(transforms, max(least, n * teams // batch)) for n in range(rounds, rounds + 8)]
-        count = min(counts, key=lambda n: -(-batch * n // teams) * (-(-transforms // n) + BEGINNING))
-        short, longs = divmod(transforms, count)
-        return Runs(count, longs, short)
+        numbers = [min(transforms, max(least, n * teams // batch)) for n in range(rounds, rounds + 8)]
+        number = min(numbers, key=lambda n: -(-batch * n // teams) * (-(-transforms // n) + BEGINNING))
+        short, longs = divmod(transforms, number)
+        return Runs(number, longs, short)
