@@ -11,7 +11,7 @@ backward    c[b, j] = weight[b, t] · ∂g_t/∂S[b, j]             found by the
 
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import taichi as ti
@@ -178,8 +178,23 @@ def summation(values: Any, parts: Parts, dtype: Any) -> Any:
     return compare
 
 
+class Account(NamedTuple):
+    """The column where each of an item's numbers begin, which may lie in arrays of their own or in one."""
+
+    sums: int = 0
+    weights: int = 0
+    coefficients: int = 0
+    values: int = 0
+
+    @staticmethod
+    def of(terms: tuple[Term, ...]) -> "Account":
+        """All in one array  # (B, columns)"""
+        sums = columns_of(terms)[-1]
+        return Account(0, sums, sums + len(terms), 2 * sums + len(terms))
+
+
 @cache
-def finish_function(terms: tuple[Term, ...], dtype: Any) -> Any:
+def finish_function(terms: tuple[Term, ...], dtype: Any, at: Account) -> Any:
     """The `ti.func` from the sums of item b to its values and the coefficients of the backward pass; it returns the total."""
     columns = columns_of(terms)
 
@@ -188,16 +203,18 @@ def finish_function(terms: tuple[Term, ...], dtype: Any) -> Any:
         """values[b, t] ← weight · g_t(S),  coefficients[b, j] ← weight · ∂g_t/∂S_j,  → Σ_t values[b, t]."""
         item = ti.cast(0, dtype)
         for t in ti.static(range(len(terms))):
+            weight, value = weights[b, at.weights + t], ti.cast(0, dtype)
             if ti.static(isinstance(terms[t], SumsTerm)):
-                S = ti.Vector([sums[b, j] for j in ti.static(range(columns[t], columns[t + 1]))])
-                value, slopes = terms[t].combine(S, dtype)
-                values[b, t] = weights[b, t] * value
+                S = ti.Vector([sums[b, at.sums + j] for j in ti.static(range(columns[t], columns[t + 1]))])
+                combined, slopes = terms[t].combine(S, dtype)
+                value = weight * combined
                 for j in ti.static(range(columns[t], columns[t + 1])):
-                    coefficients[b, j] = weights[b, t] * slopes[j - columns[t]]
+                    coefficients[b, at.coefficients + j] = weight * slopes[j - columns[t]]
             else:
-                values[b, t] = weights[b, t] * sums[b, columns[t]]
-                coefficients[b, columns[t]] = weights[b, t]
-            item += values[b, t]
+                value = weight * sums[b, at.sums + columns[t]]
+                coefficients[b, at.coefficients + columns[t]] = weight
+            values[b, at.values + t] = value
+            item += value
         return item
 
     return finish
@@ -207,7 +224,7 @@ def finish_function(terms: tuple[Term, ...], dtype: Any) -> Any:
 def finish_kernel(terms: tuple[Term, ...], dtype: Any) -> Any:
     """The same as a kernel of its own, for all items."""
     Array = ti.types.ndarray()
-    finish = finish_function(terms, dtype)
+    finish = finish_function(terms, dtype, Account())
 
     @ti.kernel
     def finish_all(sums: Array, weights: Array, coefficients: Array, values: Array, total: Array):

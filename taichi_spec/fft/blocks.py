@@ -32,7 +32,7 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, new_vectors, upload, upload_integers
-from taichi_spec.bins import Parts, columns_of, finish_function
+from taichi_spec.bins import Account, Parts, columns_of, finish_function
 from taichi_spec.fft.blocks_compare import BandPlaces, Room, band_tables, by_stages
 from taichi_spec.fft.butterflies import fused_dft
 from taichi_spec.fft.fused import GPUEngine, run_sums
@@ -236,19 +236,18 @@ def fused_kernel(
 
     @ti.kernel
     def fused(x: Signal, y: Values if fixed else Signal, gx: Matrix, gy: Matrix, table: Values, integers: Integers,
-              halo: Pairs, edge: Matrix, partial: Values, sums: Matrix, weights: Matrix, coefficients: Matrix,
-              values: Matrix, total: Values):  # fmt: skip
+              halo: Pairs, edge: Matrix, partial: Values, account: Matrix, total: Values):  # fmt: skip
         """Sums and totals, and gradients. Each argument costs 2 µs a call: hence tables, and sizes among the integers."""
         # The bounds of all loops are constants: others take a launch to find out.
         for one in ti.static(passes):
             # Every run of frames, by one team.
             ti.loop_config(block_dim=BLOCK)
             for i in range(GRID * BLOCK):
-                one.walk(i, x, y, gx, gy, table, integers, halo, edge, partial, coefficients)
+                one.walk(i, x, y, gx, gy, table, integers, halo, edge, partial, account)
             # The sums and the total of each item, by one block; by others, what runs left over onto what the next wrote.
             ti.loop_config(block_dim=128)
             for i in range(ti.static(one.settling * 128)):
-                one.settle(i, gx, gy, integers, halo, edge, partial, sums, weights, coefficients, values, total)
+                one.settle(i, gx, gy, integers, halo, edge, partial, account, total)
         if ti.static(gradient and edges == "reflect"):
             # Padded positions fold back onto the samples that they mirror: at the left edge, then at the right.
             for i in range(GRID * 16):
@@ -281,7 +280,8 @@ def one_pass(
     walk: what a thread of a team does; settle: what one of `settling` blocks of 128 threads does then.
     """
     measures, C, powers = measures_of(parts, fixed, dtype), len(parts), power_of_two(dtype)
-    finish, add_runs = finish_function(terms, dtype), run_sums(parts, dtype)
+    finish, add_runs = finish_function(terms, dtype, Account.of(terms)), run_sums(parts, dtype)
+    COEFFICIENTS = Account.of(terms).coefficients
     write_four = four_writer(dtype, adds)
     N, H, R, T = layout.n_fft, layout.hop, layout.points, layout.threads
     TEAMS, BLOCK, CELLS, OVERLAP = layout.teams, layout.block, layout.cells, layout.overlap
@@ -618,7 +618,7 @@ def one_pass(
     @ti.func
     def walk(i, x: ti.template(), y: ti.template(), gx: ti.template(), gy: ti.template(), table: ti.template(),
              integers: ti.template(), halo: ti.template(), edge: ti.template(), partial: ti.template(),
-             coefficients: ti.template()):  # fmt: skip
+             account: ti.template()):  # fmt: skip
         """Thread i's share of all runs of frames that its team takes."""
         zero = integers[ZERO]
         sm = ti.simt.block.SharedArray((SHARED[0],), SHARED[1])
@@ -644,7 +644,7 @@ def one_pass(
             length = whole
             if ti.static(cut):
                 length, frames = integers[LENGTHS + 2 * b], integers[LENGTHS + 1 + 2 * b]
-            factors = [coefficients[b, ti.static(parts[j][0])] for j in ti.static(range(C))]
+            factors = [account[b, ti.static(COEFFICIENTS + parts[j][0])] for j in ti.static(range(C))]
             found = [ti.cast(0, dtype) for _ in ti.static(range(C))]
             wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES)))]
             re = [ti.cast(0, dtype) for _ in ti.static(range(R))]
@@ -704,8 +704,7 @@ def one_pass(
 
     @ti.func
     def settle(i, gx: ti.template(), gy: ti.template(), integers: ti.template(), halo: ti.template(), edge: ti.template(),
-               partial: ti.template(), sums: ti.template(), weights: ti.template(), coefficients: ti.template(),
-               values: ti.template(), total: ti.template()):  # fmt: skip
+               partial: ti.template(), account: ti.template(), total: ti.template()):  # fmt: skip
         """What is to be done when all runs have ended."""
         shared = ti.simt.block.SharedArray((128 * C,), dtype)
         t = i & 127
@@ -714,9 +713,9 @@ def one_pass(
         if b < 128:
             while b < items:
                 for j in ti.static(range(C)):
-                    add_runs(partial, sums, shared, b, j, runs, t)
+                    add_runs(partial, account, shared, b, j, runs, t)
                 if t == 0:
-                    item = finish(sums, weights, coefficients, values, b)
+                    item = finish(account, account, account, account, b)
                     if ti.static(totals):
                         total[b] = (total[b] if ti.static(adds) else 0) + item
                 b += 128
@@ -1297,7 +1296,7 @@ class BlocksEngine(GPUEngine):
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
         arguments = (
             "x", self.goal if self.fixed else "y", *gradients, self.table, self.integers, self.halo, self.edge,
-            self.partial, self.sums, self.weights, self.coefficients, self.values, total)  # fmt: skip
+            self.partial, self.account, total)  # fmt: skip
         kernel = fused_kernel(
             self.layout, self.dtype, self.terms, before, parts, self.is_field, self.fixed, backward, self.edges,
             self.stages, self.places, self.cut, adds)  # fmt: skip

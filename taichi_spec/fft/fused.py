@@ -13,7 +13,7 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import new_array, upload
-from taichi_spec.bins import Parts, columns_of, finish_kernel, parts_of
+from taichi_spec.bins import Account, Parts, finish_function, parts_of
 from taichi_spec.framing import add, annotation
 from taichi_spec.launch import Chain, Launch
 from taichi_spec.terms import SumsTerm, Term, unweighted
@@ -113,11 +113,10 @@ class BinEngine(FusedEngine):
         self.terms = terms = unweighted(terms)
         self.parts = parts_of(terms)
         self.first_parts = parts_of(terms, SumsTerm)
-        self.sums, self.coefficients = (new_array(dtype, (batch, columns_of(terms)[-1])) for _ in range(2))
-        self.values = new_array(dtype, (batch, len(terms)))
-        self.weights = upload(weights, dtype)  # (B, terms)
-        self.finish_kernel = finish_kernel(terms, dtype)
-        self.sums.fill(0)
+        self.at = at = Account.of(terms)
+        numbers = np.zeros((batch, at.values + len(terms)))
+        numbers[:, at.weights : at.weights + len(terms)] = weights
+        self.account = upload(numbers, dtype)
         self._total = new_array(dtype, (batch,))
         Chain([self._finish(self._total)])()
 
@@ -128,20 +127,20 @@ class BinEngine(FusedEngine):
 
     def shares(self) -> NDArray[Any]:
         """As `FusedEngine` says."""
-        shares: NDArray[Any] = self.values.to_numpy()
+        shares: NDArray[Any] = self.account.to_numpy()[:, self.at.values :]
         return shares
 
     def _finish(self, total: Any) -> Launch:
-        """total, self.values and self.coefficients ← those of self.sums."""
-        return Launch(self.finish_kernel, (self.sums, self.weights, self.coefficients, self.values, total))
+        """total, and in the account values and coefficients, ← those of its sums."""
+        return Launch(account_kernel(self.terms, self.dtype), (self.account, total))
 
     @abstractmethod
     def _evaluation(
         self, grad_x: Any, grad_y: Any, before: Parts, parts: Parts, total: Any, adds: bool
     ) -> list[Launch]:
-        """self.sums[b, column] ← those of `parts`; unless grad_x is None, the gradients by self.coefficients; finish.
+        """The account's sums ← those of `parts`; unless grad_x is None, the gradients by its coefficients; finish.
 
-        before: what a pass of its own sums before, so that self.coefficients are known; or nothing.
+        before: what a pass of its own sums before, so that the coefficients are known; or nothing.
         """
 
     def _one_after_the_other(
@@ -176,6 +175,20 @@ class GPUEngine(BinEngine):
         self.goal = upload(goal.ravel(), self.dtype)
         items, frames, width = goal.shape
         return frames * width * (items > 1), width * (frames > 1)
+
+
+@cache
+def account_kernel(terms: tuple[Term, ...], dtype: Any) -> Any:
+    """The kernel from each item's sums to its values, its total and its coefficients."""
+    finish = finish_function(terms, dtype, Account.of(terms))
+    Array = ti.types.ndarray()
+
+    @ti.kernel
+    def finish_all(account: Array, total: Array):
+        for b in range(account.shape[0]):
+            total[b] = finish(account, account, account, account, b)
+
+    return finish_all
 
 
 def run_sums(parts: Parts, dtype: Any) -> Any:

@@ -135,6 +135,7 @@ def lane_kernel(
     radices: tuple[int, ...],
     chirped: bool,
     parts: Parts,
+    coefficients: int,
     stages: Stages | None,
     is_field: bool,
     fixed: bool,
@@ -146,7 +147,8 @@ def lane_kernel(
         dtype: ti.f32 or ti.f64.
         radices: those of the plan, each once.
         chirped: whether frames are transformed by Bluestein's way.
-        parts: what is summed, and in which column.
+        parts: what is summed, and in which column of `account`.
+        coefficients: in which column of it the coefficients begin.
         stages: how the quantities are made that are summed, or None for whole bins, a bin at a time.
         is_field: whether the signals are fields or ndarrays; the gradients are ndarrays.
         fixed: whether the target is an array of quantities, packed by `goal_kernel`, rather than a signal.
@@ -661,7 +663,7 @@ def lane_kernel(
         return Size(*[sizes[0, i] for i in ti.static(range(len(Size.members)))])
 
     @ti.kernel
-    def fused(x: Signal, y: Signal, grad_x: Gradient, grad_y: Gradient, totals: Numbers2, coefficients: Numbers2,
+    def fused(x: Signal, y: Signal, grad_x: Gradient, grad_y: Gradient, account: Numbers2,
               goal: Vectors, window: Numbers, twiddles: Numbers, chirp: Numbers, response: Numbers, gains: Numbers,
               entries: Numbers, bands: Integers, loops: Table3, pairs: Table2, seats: Table3, work: Vectors,
               halo: Numbers, edge: Numbers, shares: Doubles, taken: Integers, sizes: Table2, slots: ti.i32):  # fmt: skip
@@ -681,7 +683,8 @@ def lane_kernel(
                     while l < L:
                         for j in ti.static(range(C)):
                             shares[(run * L + l) * C + j] = 0
-                            work[notes + NOTES + j][l] = coefficients[seats[run, 0, l], ti.static(parts[j][0])]
+                            column = ti.static(coefficients + parts[j][0])
+                            work[notes + NOTES + j][l] = account[seats[run, 0, l], column]
                         l = (l + 1) ^ zero
                     for step in range(size.steps):
                         offset = ti.select(size.hop < size.n, step * pack * size.hop % size.length, 0)
@@ -738,7 +741,7 @@ def lane_kernel(
                         value = ti.cast(0, ti.f64)
                         for segment in range(size.segments):
                             value += shares[(item * size.segments + segment) * C + j]
-                        totals[item, ti.static(parts[j][0])] = ti.cast(value, dtype)
+                        account[item, ti.static(parts[j][0])] = ti.cast(value, dtype)
                     item = (item + slots) ^ size.zero
                 if ti.static(backward):
                     item = slot ^ size.zero
@@ -872,11 +875,12 @@ class LanesEngine(BinEngine):
         if set(radices) <= {4, 8}:
             radices = (4, 8)  # one kernel for all powers of two
         kernel = lane_kernel(
-            self.dtype, radices, self.chirped, parts, self.stages, self.is_field, self.fixed, backward)  # fmt: skip
+            self.dtype, radices, self.chirped, parts, self.at.coefficients, self.stages, self.is_field, self.fixed,
+            backward)  # fmt: skip
         unused = self.window  # an array where the kernel reads and writes none
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
         arguments = (
-            "x", "x" if self.fixed else "y", *gradients, self.sums, self.coefficients, self.goal, self.window,
+            "x", "x" if self.fixed else "y", *gradients, self.account, self.goal, self.window,
             self.twiddles, self.chirp, self.response, self.gains, self.entries, self.bands, self.loops, self.pairs,
             self.seats, self.work, self.halo, self.edge, self.shares_of_segments, self.taken, self.sizes,
             self.layout.slots)  # fmt: skip

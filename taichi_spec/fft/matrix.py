@@ -28,7 +28,7 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, new_vectors, upload, upload_integers
-from taichi_spec.bins import Parts, columns_of, finish_function
+from taichi_spec.bins import Account, Parts, columns_of, finish_function
 from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import GPUEngine, run_sums
 from taichi_spec.fft.pairs import measures_of, power_of_two, two_bins
@@ -340,8 +340,11 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
 
 
 @cache
-def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, fixed: bool, gradient: bool) -> Any:
-    """The kernel that compares a chunk's bins, between the rows' transforms there and back."""
+def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fixed: bool, gradient: bool) -> Any:
+    """The kernel that compares a chunk's bins, between the rows' transforms there and back.
+
+    parts: what is summed. coefficients: in which column of `account` the coefficients begin.
+    """
     N, A, B, C, FRAMES = matrix.n_fft, matrix.columns.n, matrix.rows.n, len(parts), 1 + fixed
     LINES = lines_of(matrix.rows, dtype)
     PITCH, PLANE, TURNS = pitch_of(LINES), B * pitch_of(LINES), matrix.turns
@@ -379,7 +382,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, fixed: bool, gradient:
         return turned(sm[at], sm[at + PLANE], table, TURNS + 2 * (ti.max(places[LINES + line], 0) + e))
 
     @ti.func
-    def compare(sums: ti.template(), sm: ti.template(), y: ti.template(), coefficients: ti.template(),
+    def compare(sums: ti.template(), sm: ti.template(), y: ti.template(), account: ti.template(),
                 integers: ti.template(), items: ti.template(), levels: ti.template(), t, group, first,
                 count):  # fmt: skip
         """Adds this thread's distances, all of one pair of rows; its bins become the gradients', parts exchanged."""
@@ -390,7 +393,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, fixed: bool, gradient:
         b, f = frame_of(first + unit, integers[5], FRAMES)
         live, second = pair < count * PAIRS and f < items[b, 1], f + 1 < items[b, 1]
         scale = [levels[first + unit, ti.static(j)] for j in ti.static(range(LEVELS - 2))]
-        factors = [coefficients[b, ti.static(parts[j][0])] for j in ti.static(range(C))]
+        factors = [account[b, ti.static(coefficients + parts[j][0])] for j in ti.static(range(C))]
         row = b * integers[6]
         row0 = row + ti.min(f, items[b, 1] - 1) * integers[7]
         row1 = row + ti.min(f + 1, items[b, 1] - 1) * integers[7]
@@ -416,7 +419,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, fixed: bool, gradient:
 
     @ti.kernel
     def rows(Z: Pairs, y: Array, table: Values, integers: Integers, items: Array, levels: Array,
-             coefficients: Array, partial: Array, first: ti.i32, count: ti.i32):  # fmt: skip
+             account: Array, partial: Array, first: ti.i32, count: ti.i32):  # fmt: skip
         """partial[unit, pair, j] ← the distances of a pair of rows; Z ← G's transforms, turned."""
         ti.loop_config(block_dim=BLOCK)
         for i in range(GRID * BLOCK):
@@ -439,7 +442,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, fixed: bool, gradient:
                     n += ti.static(BLOCK * AT_ONCE)
                 forward(sm, table, t)
                 sums = [ti.cast(0, dtype) for _ in ti.static(range(C))]
-                compare(sums, sm, y, coefficients, integers, items, levels, t, group, first, count)
+                compare(sums, sm, y, account, integers, items, levels, t, group, first, count)
                 for j in ti.static(range(C)):
                     shared[t * C + j] = sums[j]
                 ti.simt.block.sync()
@@ -513,7 +516,7 @@ def gather_kernel(dtype: Any, fixed: bool) -> Any:
 def sums_kernels(matrix: Matrix, dtype: Any, terms: tuple[Term, ...], parts: Parts, adds: bool) -> SimpleNamespace:
     """The kernels that sum over the rows of a frame, and then over frames."""
     C, PAIRS = len(parts), matrix.pairs
-    finish, add_runs = finish_function(terms, dtype), run_sums(parts, dtype)
+    finish, add_runs = finish_function(terms, dtype, Account.of(terms)), run_sums(parts, dtype)
     Array, Values = ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
 
     @ti.kernel
@@ -527,18 +530,17 @@ def sums_kernels(matrix: Matrix, dtype: Any, terms: tuple[Term, ...], parts: Par
                 totals[(first + unit) * C + j] = total
 
     @ti.kernel
-    def over_frames(totals: Values, integers: Integers, sums: Array, weights: Array, coefficients: Array,
-                    values: Array, total: Array):  # fmt: skip
+    def over_frames(totals: Values, integers: Integers, account: Array, total: Array):
         """The sums and the total of each item, by one block."""
         ti.loop_config(block_dim=128)
         for i in range(128 * 128):
             shared = ti.simt.block.SharedArray((128 * C,), dtype)
             t, b = i & 127, i >> 7
-            while b < sums.shape[0]:
+            while b < account.shape[0]:
                 for j in ti.static(range(C)):
-                    add_runs(totals, sums, shared, b, j, integers[5], t)
+                    add_runs(totals, account, shared, b, j, integers[5], t)
                 if t == 0:
-                    item = finish(sums, weights, coefficients, values, b)
+                    item = finish(account, account, account, account, b)
                     total[b] = (total[b] if ti.static(adds) else 0) + item
                 b += 128
 
@@ -611,7 +613,7 @@ class MatrixEngine(GPUEngine):
             return self._one_after_the_other(grad_x, grad_y, before, parts, total, adds)
         backward, unused = grad_x is not None, self.levels
         columns = column_kernels(self.matrix, self.dtype, self.is_field, self.fixed)
-        rows = rows_kernel(self.matrix, self.dtype, parts, self.fixed, backward)
+        rows = rows_kernel(self.matrix, self.dtype, parts, self.at.coefficients, self.fixed, backward)
         sums = sums_kernels(self.matrix, self.dtype, self.terms, parts, adds)
         signals = ("x", "x" if self.fixed else "y", self.table, self.integers, self.items, self.levels)
         goal = self.goal if self.fixed else self.table  # one that is not read
@@ -622,7 +624,7 @@ class MatrixEngine(GPUEngine):
             part = first, min(self.chunk, self.batch * self.units - first)
             launches += [
                 Launch(columns.columns, (*signals, self.work, *part), self.is_field),
-                Launch(rows, (self.work, goal, self.table, self.integers, self.items, self.levels, self.coefficients,
+                Launch(rows, (self.work, goal, self.table, self.integers, self.items, self.levels, self.account,
                               self.partial, *part)),
                 Launch(sums.over_rows, (self.partial, self.totals, *part)),
             ]  # fmt: skip
@@ -631,8 +633,7 @@ class MatrixEngine(GPUEngine):
                 gather = self.work, grad_x, second, self.integers, self.items, *part, *self._touched(*part)
                 launches.append(Launch(columns.columns_back, (self.table, self.levels, self.work, *part)))
                 launches.append(Launch(gather_kernel(self.dtype, self.fixed), gather))
-        finish = (self.totals, self.integers, self.sums, self.weights, self.coefficients, self.values, total)
-        return [*launches, Launch(sums.over_frames, finish)]
+        return [*launches, Launch(sums.over_frames, (self.totals, self.integers, self.account, total))]
 
     def _touched(self, first: int, count: int) -> tuple[int, int]:
         """The samples that a chunk's frames read, of all items in a row, from the first one to the one after the last."""

@@ -1,0 +1,41 @@
+"""How a GPU's teams share out the frames: none left out, none taken twice, and no team much longer at work than others."""
+
+import pytest
+
+from taichi_spec.fft.runs import MOST, Runs
+
+SHAPES = [  # transforms, items, teams, overlap
+    (1, 1, 792, 3),
+    (257, 1, 792, 3),
+    (4097, 1, 792, 3),
+    (262_145, 1, 792, 3),
+    (4_194_305, 1, 792, 3),
+    (8738, 3, 1056, 5),
+    (64, 400, 792, 3),
+    (60, 10_000, 792, 3),
+    (5000, 2, 64, 4095),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_transform_is_in_one_run(shape):
+    transforms, batch, _, overlap = shape
+    runs = Runs.of(*shape)
+    begins = [runs.begin(c) for c in range(runs.number + 1)]
+    lengths = [end - begin for begin, end in zip(begins[:-1], begins[1:], strict=True)]
+    assert (begins[0], begins[-1]) == (0, transforms)
+    assert lengths == [runs.short + 1] * runs.longs + [runs.short] * (runs.number - runs.longs)
+    assert 1 <= min(lengths) <= max(lengths) <= max(MOST, 2 * overlap)
+    for teams in (1, 4, 32):  # of a block
+        long_turns, turns = runs.turns(batch, teams)
+        assert long_turns % teams == 0 and 0 <= long_turns - batch * runs.longs < teams
+        assert turns - long_turns == batch * (runs.number - runs.longs)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_teams_end_together(shape):
+    """The time of all rounds is at most half more than if each team had the same, but for one transform."""
+    transforms, batch, teams, _ = shape
+    runs = Runs.of(*shape)
+    rounds = -(-batch * runs.number // teams)
+    assert rounds * runs.short <= 1.5 * batch * transforms / teams + 1
