@@ -295,6 +295,9 @@ def one_pass(
     SHIFT = H // T  # how many rows further on the next frame lies, and one more for some threads if it strays
     # Pairs of bins at work at once: as many as there are registers for, and LLVM still inlines.
     PAIRS = 2 if C > 1 or (fixed and STRAY) else 4 if N >= (2048 if fixed else 4096) else R // 2
+    AT_ONCE = (
+        2 if N <= 1024 else 1
+    )  # entries of the table that a thread asks for at once: as many as LLVM still inlines
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(ROWS, -(-H // T))  # rows of which some are finished with their frame
     WHOLE = min(ROWS, H // T)  # rows of which all are
@@ -443,8 +446,8 @@ def one_pass(
             return entry(table, at)
 
     def entries_at(table, n):
-        """Four entries that a thread puts into shared memory, all asked for before any is awaited; the last one for none."""
-        places = [hold(ti.min(n + BLOCK * e, RESIDENT - 1)) for e in range(4)]
+        """Entries that a thread puts into shared memory, all asked for before any is awaited; the last one for none."""
+        places = [hold(ti.min(n + BLOCK * e, RESIDENT - 1)) for e in range(AT_ONCE)]
         return [(at, *map(hold, entry(table, at))) for at in places]
 
     def windowed_rows(values):
@@ -632,7 +635,7 @@ def one_pass(
                 while n < RESIDENT + zero:  # + 0, as in load_frames
                     for at, first, second in ti.static(entries_at(table, n)):
                         store(sm, TABLE + at, first, second)
-                    n += ti.static(4 * BLOCK)
+                    n += ti.static(AT_ONCE * BLOCK)
                 ti.simt.block.sync()
         kept = ti.static(kept_window(sm, table, t))
         level = [ti.cast(1, dtype)]  # near which both parts' peaks were last
@@ -652,7 +655,7 @@ def one_pass(
             scale = [ti.cast(1, dtype) for _ in ti.static(range(5))]
             ahead = [ti.cast(0, Bits) for _ in ti.static(range(2 * FRAMES - 1))]  # what was asked for in time
             f = begin(integers, c) * FRAMES
-            end = begin(integers, c + 1) * FRAMES
+            end = f + (integers[SHORT] + (c < integers[LONGS])) * FRAMES
             while f < end:
                 live = f < frames and exists
                 start = f * H - LEFT
@@ -889,18 +892,19 @@ def one_pass(
     def run_at(integers: ti.template(), turn):
         """The item and the run of it that a team takes in its turn, and whether there is one.
 
-        The long runs of all items come first, and a block has runs of one length: its teams stay side by side. A team may
-        have no run beside others: it reads, but writes nothing.
+        Where a block has several teams, the long runs of all items come first, and a block has runs of one length: its
+        teams stay side by side. One of them may have no run: it reads, but writes nothing.
         """
-        items, runs, longs, long_ones = integers[ITEMS], integers[RUNS], integers[LONGS], integers[LONG_TURNS]
-        is_long = turn < long_ones
-        among = ti.select(is_long, longs, runs - longs)
-        k = turn - ti.select(is_long, 0, long_ones)
-        b = ti.raw_div(k, among)
-        c = k - b * among + ti.select(is_long, 0, longs)
+        items, runs, longs = integers[ITEMS], integers[RUNS], integers[LONGS]
         if ti.static(TEAMS == 1):
-            return b, c, True
+            b = ti.raw_div(turn, runs)
+            return b, turn - b * runs, True
         else:
+            is_long = turn < integers[LONG_TURNS]
+            among = ti.select(is_long, longs, runs - longs)
+            k = turn - ti.select(is_long, 0, integers[LONG_TURNS])
+            b = ti.raw_div(k, among)
+            c = k - b * among + ti.select(is_long, 0, longs)
             return ti.min(b, items - 1), c, b < items
 
     @ti.func
