@@ -764,9 +764,10 @@ def one_pass(
                 re[m] = 0
         values = ti.static(list(zip(windowed_rows(re), windowed_rows(im))))
         windowed = ti.static(weighted(values, window(kept, sm, table, t)))
+        gs = ti.static([gx] if fixed else [gx, gy])
+        role = t
         if ti.static(fixed):
             second = [windowed[0][m] for m in ti.static(range(ROWS))]
-            role = t
             if ti.static(STRAY > 0):  # the second frame is not where the first one is
                 role = role_at(H, t, zero)
                 # In cells that no other thread still reads: this one's of the last exchange.
@@ -777,13 +778,20 @@ def one_pass(
                 for m, n in ti.static(TWO_ROWS):
                     second[m], second[n] = fetch(sm, theirs + ti.static(pad(T * m)))
             # Zeros if there is no second frame, which then was silent.
-            emit(ti.static(windowed[1:]), ti.static([gx]), wait, sm, team, t, edge, b, start, length, whole, inside, exists,
-                 zero)  # fmt: skip
-            emit(ti.static([second]), ti.static([gx]), wait, sm, team, role, edge, b, start + H, length, whole, inside, exists,
-                 zero)  # fmt: skip
+            first_sums = ti.static(add_waiting(windowed[1:], wait))
+            emit(first_sums, gs, wait, t, b, start, whole, inside)
+            second_sums = ti.static(add_waiting([second], wait))
+            emit(second_sums, gs, wait, role, b, start + H, whole, inside)
+            if not inside and exists:
+                emit_at_edges(ti.static(first_sums + second_sums), gs, edge, t, role, b, start, length, whole, zero)
         else:
-            emit(ti.static(windowed[::-1]), ti.static([gx, gy]), wait, sm, team, t, edge, b, start, length,
-                 whole, inside, exists, zero)  # fmt: skip
+            sums = ti.static(add_waiting(windowed[::-1], wait))
+            emit(sums, gs, wait, t, b, start, whole, inside)
+            if not inside and exists:
+                emit_at_edges(sums, gs, edge, t, role, b, start, length, whole, zero)
+        if ti.static(H > SPAN):  # noqa: SIM102  one is known when the kernel is compiled
+            if exists:
+                emit_between(gs, edge, t, b, start, length, whole)
 
     @ti.func
     def role_at(start, t: ti.template(), zero: ti.template()):
@@ -1110,13 +1118,10 @@ def one_pass(
         return value if m < WHOLE else hold(ti.select(reached, value, first))
 
     @ti.func
-    def emit(channels: ti.template(), gs: ti.template(), wait: ti.template(), sm: ti.template(),
-             team: ti.template(), t, edge: ti.template(), b: ti.template(),
-             start: ti.template(), length: ti.template(), whole: ti.template(), inside: ti.template(),
-             exists: ti.template(), zero: ti.template()):  # fmt: skip
-        """Add what waits to a windowed frame; write what is finished; let the rest wait. channels: one per signal."""
-        sums = ti.static(add_waiting(channels, wait))
-        count = ti.static(len(channels))
+    def emit(sums: ti.template(), gs: ti.template(), wait: ti.template(), t, b: ti.template(), start,
+             whole: ti.template(), inside: ti.template()):  # fmt: skip
+        """Of a frame's sums, one list per signal, let wait what is not finished; write the rest, if it is in the signal."""
+        count = ti.static(len(gs))
         for s in ti.static(range(count)):
             for m in ti.static(range(KEEP)):
                 wait[m + s * KEEP] = sums[s][m + SHIFT]
@@ -1140,20 +1145,37 @@ def one_pass(
                             if ti.static(adds):
                                 value = value + gs[s][0, at + ti.static(T * m)]
                             gs[s][0, at + ti.static(T * m)] = value
-        elif exists:
-            left = [ti.cast(0, dtype) for _ in ti.static(range(2 * EMIT))]
+
+    @ti.func
+    def emit_at_edges(lists: ti.template(), gs: ti.template(), edge: ti.template(), t: ti.template(), role: ti.template(),
+                      b: ti.template(), start: ti.template(), length: ti.template(), whole: ti.template(),
+                      zero: ti.template()):  # fmt: skip
+        """Write what is finished wherever it is. lists: the sums of both signals; or of x, of two frames.
+
+        t and role: which points a thread has, of the first frame and of the second.
+        """
+        left = [ti.cast(0, dtype) for _ in ti.static(range(2 * EMIT))]
+        for e in ti.static(range(2)):
             for m in ti.static(range(EMIT)):
-                left[m], left[EMIT + m] = sums[0][m], sums[count - 1][m]
-            for m in range(EMIT + zero):  # + 0, as in load_frames
-                n = t + T * m
-                if n < H:
-                    put(gs, edge, b, start + n, length, whole, [left[0], left[EMIT]], adds)
-                for k in ti.static(range(EMIT - 1)):
-                    left[k], left[EMIT + k] = left[k + 1], left[EMIT + k + 1]
-        if ti.static(H > SPAN):
+                left[e * EMIT + m] = lists[e][m]
+        for m in range(EMIT * FRAMES + zero):  # + 0, as in load_frames
+            n, base = t + T * m, start
+            if ti.static(fixed):  # noqa: SIM102  one is known when the kernel is compiled
+                if m >= EMIT:
+                    n, base = role + T * (m - EMIT), start + H
+            if n < H:
+                put(gs, edge, b, base + n, length, whole, [left[0], left[EMIT]], adds)
+            for k in ti.static(range(2 * EMIT - 1)):
+                left[k] = left[k + 1]
+
+    @ti.func
+    def emit_between(gs: ti.template(), edge: ti.template(), t: ti.template(), b: ti.template(), start: ti.template(),
+                     length: ti.template(), whole: ti.template()):  # fmt: skip
+        """Zeros for samples in no window, from a frame's last row to the next frame."""
+        for frame in ti.static(range(FRAMES)):
             n = SPAN + t
-            while n < H and exists:
-                put(gs, edge, b, start + n, length, whole, [ti.cast(0, dtype), ti.cast(0, dtype)], adds)
+            while n < H:
+                put(gs, edge, b, start + frame * H + n, length, whole, [ti.cast(0, dtype), ti.cast(0, dtype)], adds)
                 n += T
 
     tools = SimpleNamespace(store=store, fetch=fetch, sync=sync, power_of_two=powers,
