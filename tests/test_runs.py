@@ -1,5 +1,7 @@
 """How a GPU's teams share out the frames: none left out, none taken twice, and no team much longer at work than others."""
 
+import itertools
+
 import pytest
 
 from taichi_spec.fft.runs import MOST, Runs
@@ -22,7 +24,7 @@ def test_every_transform_is_in_one_run(shape):
     transforms, batch, _, overlap = shape
     runs = Runs.of(*shape)
     begins = [runs.begin(c) for c in range(runs.number + 1)]
-    lengths = [end - begin for begin, end in zip(begins[:-1], begins[1:], strict=True)]
+    lengths = [end - begin for begin, end in itertools.pairwise(begins)]
     assert (begins[0], begins[-1]) == (0, transforms)
     assert lengths == [runs.short + 1] * runs.longs + [runs.short] * (runs.number - runs.longs)
     assert 1 <= min(lengths) <= max(lengths) <= max(MOST, 2 * overlap)
