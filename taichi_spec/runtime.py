@@ -121,17 +121,22 @@ def has_float64() -> bool:
 
 
 @cache
-def cuda_multiprocessors() -> int:
-    """How many the CUDA device has that Taichi takes, the first one; 0 if there is none. Taichi itself does not tell."""
+def cuda_multiprocessors() -> tuple[int, int]:
+    """How many the CUDA device has that Taichi takes, the first one, and the bytes of shared memory of each; 0 if none is.
+
+    Taichi itself does not tell.
+    """
     for library in ("libcuda.so.1", "nvcuda.dll"):
         try:
             cuda = ctypes.CDLL(library)
         except OSError:
             continue
-        count = ctypes.c_int()
-        if cuda.cuInit(0) == 0 and cuda.cuDeviceGetAttribute(ctypes.byref(count), 16, 0) == 0:
-            return count.value
-    return 0
+        found = [ctypes.c_int(), ctypes.c_int()]
+        # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+        asked = zip(found, (16, 81), strict=True)
+        if cuda.cuInit(0) == 0 and all(cuda.cuDeviceGetAttribute(ctypes.byref(v), a, 0) == 0 for v, a in asked):
+            return found[0].value, found[1].value
+    return 0, 0
 
 
 class VulkanDevice(NamedTuple):

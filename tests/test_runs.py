@@ -3,7 +3,10 @@
 import itertools
 
 import pytest
+import taichi as ti
 
+from taichi_spec import STFT
+from taichi_spec.fft import blocks
 from taichi_spec.fft.runs import MOST, Runs
 
 SHAPES = [  # transforms, items, teams, overlap
@@ -41,3 +44,18 @@ def test_teams_end_together(shape):
     runs = Runs.of(*shape)
     rounds = -(-batch * runs.number // teams)
     assert rounds * runs.short <= 1.5 * batch * transforms / teams + 1
+
+
+@pytest.mark.parametrize("n_fft,registers,teams", [
+    (256, 128, 32), (1024, 168, 6), (1024, 128, 8), (2048, 168, 3), (4096, 128, 2)
+])  # fmt: skip
+def test_teams_fill_multiprocessors(n_fft, registers, teams, monkeypatch):
+    """By registers where shared memory is plenty, and by shared memory where it is not; GRID where nothing is known."""
+    layout = blocks.choose(STFT(n_fft), ti.f32, "cuda")
+    monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (10, 228 * 1024))
+    assert blocks.teams_at_work(layout, registers) == 10 * teams
+    monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (10, 64 * 1024))
+    bytes_of_a_block = 8 * layout.block_cells + 1024
+    assert blocks.teams_at_work(layout, registers) == 10 * min(teams, 64 * 1024 // bytes_of_a_block * layout.teams)
+    monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (0, 0))
+    assert blocks.teams_at_work(layout, registers) == blocks.GRID

@@ -32,7 +32,7 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, new_vectors, upload, upload_integers
-from taichi_spec.bins import Account, Parts, columns_of, finish_function
+from taichi_spec.bins import Account, Parts, columns_of, finish_function, quantities_of, transport_parts
 from taichi_spec.fft.blocks_compare import BandPlaces, Room, band_tables, by_stages
 from taichi_spec.fft.butterflies import fused_dft
 from taichi_spec.fft.fused import GPUEngine, run_sums
@@ -100,12 +100,6 @@ class Layout:
     def overlap(self) -> int:
         """How many of them the next frame sees again."""
         return max(self.span - self.hop, 0)
-
-    def teams_at_work(self, gradient: bool) -> int:
-        """How many the device has at work side by side, by the registers of its multiprocessors: 65,536 of 32 bits."""
-        light = self.block >= 256 or (self.shuffles and not gradient)  # at most 128 of them a thread
-        threads = 512 if light else 384 if self.shuffles else 256
-        return cuda_multiprocessors() * (threads // self.threads) or GRID if self.cuda else GRID
 
     @property
     def waiting(self) -> int:
@@ -294,10 +288,10 @@ def one_pass(
     KEEP, STRAY = (layout.waiting, layout.stray) if gradient else (0, 0)
     SHIFT = H // T  # how many rows further on the next frame lies, and one more for some threads if it strays
     # Pairs of bins at work at once: as many as there are registers for, and LLVM still inlines.
-    PAIRS = 2 if C > 1 or (fixed and STRAY) else 4 if N >= (2048 if fixed else 4096) else R // 2
-    AT_ONCE = (
-        2 if N <= 1024 else 1
-    )  # entries of the table that a thread asks for at once: as many as LLVM still inlines
+    PAIRS = 4 if N >= 2048 else R // 2
+    if C > 1 or (fixed and STRAY):
+        PAIRS = 1 if C > 1 and fixed and N >= 1024 else 2
+    AT_ONCE = 2 if N <= 1024 else 1  # likewise, entries of the table that a thread puts into shared memory
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(ROWS, -(-H // T))  # rows of which some are finished with their frame
     WHOLE = min(ROWS, H // T)  # rows of which all are
@@ -1235,12 +1229,39 @@ def _radices(n_fft: int, points: int) -> tuple[int, ...]:
     return (points, *(1 << (rest // count + (i < rest % count)) for i in range(count)))
 
 
-def runs_of(layout: Layout, stft: STFT, batch: int, n_samples: int, fixed: bool, gradient: bool) -> Runs:
-    """How the frames of signals (B, T) are shared out among the device's teams."""
+def registers_of(layout: Layout, stft: STFT, terms: tuple[Term, ...], fixed: bool, gradient: bool) -> int:
+    """How many registers a thread has on CUDA, or a few more: these are ptxas's choice for compute capability 9.0."""
+    if not layout.shuffles:
+        return 255  # float64
+    if layout.block >= 256:
+        return 128
+    if layout.room is not None:
+        transports = any(transport_parts(terms, quantity) for quantity in quantities_of(terms))
+        return 255 if transports and gradient else 200 if transports or gradient else 152 if fixed else 128
+    if not gradient:
+        return 144 if fixed else 128
+    strays = layout.stray and layout.rows == layout.points
+    return 184 if strays and columns_of(terms)[-1] > 1 and (fixed or stft.pad) else 168
+
+
+def teams_at_work(layout: Layout, registers: int) -> int:
+    """How many the device has at work side by side: as many as its multiprocessors have registers and shared memory for."""
+    multiprocessors, shared = cuda_multiprocessors()
+    if not (layout.cuda and multiprocessors):
+        return GRID
+    needed = layout.block_cells * 2 * (4 if layout.shuffles else 8) + 1024  # bytes, 1024 of them the driver's
+    return max(1, min(65536 // (registers * layout.block), shared // needed)) * multiprocessors * layout.teams
+
+
+def runs_of(
+    layout: Layout, stft: STFT, batch: int, n_samples: int, terms: tuple[Term, ...], fixed: bool
+) -> list[Runs]:
+    """How the frames of signals (B, T) are shared out among the device's teams, without gradients and with them."""
     pack = 1 + fixed  # frames that share a transform
     transforms = -(-stft.n_frames(n_samples) // pack)
     overlap = -(-layout.overlap // (stft.hop_length * pack))
-    return Runs.of(transforms, batch, layout.teams_at_work(gradient), overlap)
+    teams = [teams_at_work(layout, registers_of(layout, stft, terms, fixed, gradient)) for gradient in (False, True)]
+    return [Runs.of(transforms, batch, count, overlap) for count in teams]
 
 
 def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Term, ...], fixed: Any = None,
@@ -1251,7 +1272,7 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
     if layout is None or columns_of(terms)[-1] > layout.points or (dtype == ti.f64 and not layout.cuda):
         return False
     pack = 1 if fixed is None else 2
-    both = [runs_of(layout, stft, batch, n_samples, fixed is not None, gradient) for gradient in (False, True)]
+    both = runs_of(layout, stft, batch, n_samples, terms, fixed is not None)
     # How far teams go, those without a run included.
     reached = [(runs.begin(runs.number + layout.teams) * pack + 1) * stft.hop_length for runs in both]
     halo = 2 * batch * both[True].number * layout.overlap
@@ -1297,7 +1318,7 @@ class BlocksEngine(GPUEngine):
         assert layout is not None  # as `supports` said
         self.edges = stft.pad_mode if stft.center else "none"
         self.layout = layout
-        self.runs = [runs_of(layout, stft, batch, n_samples, self.fixed, gradient) for gradient in (False, True)]
+        self.runs = runs_of(layout, stft, batch, n_samples, self.terms, self.fixed)
         self.halo = new_vectors(2, dtype, max(1, batch * self.runs[True].number * layout.overlap))
         self.edge = new_array(dtype, (2 * batch, stft.n_fft) if self.edges == "reflect" else (1, 1))
         self.partial = new_array(dtype, batch * max(runs.number for runs in self.runs) * len(self.parts))
