@@ -221,10 +221,10 @@ def finish_function(terms: tuple[Term, ...], dtype: Any, at: Account) -> Any:
 
 
 @cache
-def finish_kernel(terms: tuple[Term, ...], dtype: Any) -> Any:
+def finish_kernel(terms: tuple[Term, ...], dtype: Any, at: Account) -> Any:
     """The same as a kernel of its own, for all items."""
     Array = ti.types.ndarray()
-    finish = finish_function(terms, dtype, Account())
+    finish = finish_function(terms, dtype, at)
 
     @ti.kernel
     def finish_all(sums: Array, weights: Array, coefficients: Array, values: Array, total: Array):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from taichi_spec.arrays import MAX_ELEMENTS, itemsize, new_array, upload
 from taichi_spec.bins import (
+    Account,
     bin_kernels,
     bin_parts,
     columns_of,
@@ -231,7 +232,7 @@ class StagedEngine(AddingEngine):
         self.compare_spectra = complex_kernel(self.complex_parts, dtype, is_fixed)
         kinds = (dtype, self.bands.banded, tuple(self.quantities), self.complex_parts, is_fixed, toward_target)
         self.cotangent = cotangent_kernel(*kinds)
-        self.finish = finish_kernel(self.terms, dtype)
+        self.finish = finish_kernel(self.terms, dtype, Account())
         self.X = transform.new_spectrum()
         self.Y = transform.new_spectrum() if fixed is None else fixed.spectrum
         n_sums = columns_of(terms)[-1]

@@ -13,7 +13,7 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import new_array, upload
-from taichi_spec.bins import Account, Parts, finish_function, parts_of
+from taichi_spec.bins import Account, Parts, finish_kernel, parts_of
 from taichi_spec.framing import add, annotation
 from taichi_spec.launch import Chain, Launch
 from taichi_spec.terms import SumsTerm, Term, unweighted
@@ -117,6 +117,7 @@ class BinEngine(FusedEngine):
         numbers = np.zeros((batch, at.values + len(terms)))
         numbers[:, at.weights : at.weights + len(terms)] = weights
         self.account = upload(numbers, dtype)
+        self.finish_kernel = finish_kernel(terms, dtype, at)
         self._total = new_array(dtype, (batch,))
         Chain([self._finish(self._total)])()
 
@@ -132,7 +133,7 @@ class BinEngine(FusedEngine):
 
     def _finish(self, total: Any) -> Launch:
         """total, and in the account values and coefficients, ← those of its sums."""
-        return Launch(account_kernel(self.terms, self.dtype), (self.account, total))
+        return Launch(self.finish_kernel, (self.account,) * 4 + (total,))
 
     @abstractmethod
     def _evaluation(
@@ -175,20 +176,6 @@ class GPUEngine(BinEngine):
         self.goal = upload(goal.ravel(), self.dtype)
         items, frames, width = goal.shape
         return frames * width * (items > 1), width * (frames > 1)
-
-
-@cache
-def account_kernel(terms: tuple[Term, ...], dtype: Any) -> Any:
-    """The kernel from each item's sums to its values, its total and its coefficients."""
-    finish = finish_function(terms, dtype, Account.of(terms))
-    Array = ti.types.ndarray()
-
-    @ti.kernel
-    def finish_all(account: Array, total: Array):
-        for b in range(account.shape[0]):
-            total[b] = finish(account, account, account, account, b)
-
-    return finish_all
 
 
 def run_sums(parts: Parts, dtype: Any) -> Any:
