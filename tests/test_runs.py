@@ -53,9 +53,11 @@ def test_teams_fill_multiprocessors(n_fft, registers, teams, monkeypatch):
     """By registers where shared memory is plenty, and by shared memory where it is not; GRID where nothing is known."""
     layout = blocks.choose(STFT(n_fft), ti.f32, "cuda")
     monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (10, 228 * 1024))
-    assert blocks.teams_at_work(layout, registers) == 10 * teams
+    assert blocks.teams_at_work(layout, ti.f32, registers) == 10 * teams
     monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (10, 64 * 1024))
     bytes_of_a_block = 8 * layout.block_cells + 1024
-    assert blocks.teams_at_work(layout, registers) == 10 * min(teams, 64 * 1024 // bytes_of_a_block * layout.teams)
+    assert blocks.teams_at_work(layout, ti.f32, registers) == 10 * min(
+        teams, 64 * 1024 // bytes_of_a_block * layout.teams
+    )
     monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (0, 0))
-    assert blocks.teams_at_work(layout, registers) == blocks.GRID
+    assert blocks.teams_at_work(layout, ti.f32, registers) == blocks.GRID

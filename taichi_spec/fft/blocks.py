@@ -22,7 +22,7 @@ one per register. Taichi then has values to name instead of variables to track, 
 """
 
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from math import prod
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +48,7 @@ from taichi_spec.terms import Term
 
 MAX_KNOWN = 2**30  # `known` keeps so many bits of an index
 SHARED_BYTES = {"cuda": 48 * 1024, "vulkan": 32 * 1024}  # of a block: Taichi gives no more, nor do many devices
+REGISTERS = 65_536  # of a multiprocessor, 32 bits each
 SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
 MARK = 0x7FC0DEAD  # the bits of a number that no signal has
 # Integers at the head of a kernel's table, for each of its passes: 0, which the compiler is not to know; items, samples of an
@@ -217,11 +218,10 @@ def fused_kernel(
         cut: whether items have lengths of their own.
         adds: whether total and gradients are added to what is there.
     """
-    make = partial(one_pass, layout, dtype, terms, is_field=is_field, fixed=fixed, edges=edges, stages=stages,
-                   places=places, cut=cut, adds=adds)  # fmt: skip
-    passes = [make(parts=before, gradient=False, totals=False)] if before else []
-    passes.append(make(parts=parts, gradient=gradient, totals=True))
-    PAD, BLOCK = passes[-1].pad, layout.block
+    same = is_field, fixed, edges, stages, places, cut, adds
+    last = one_pass(layout, dtype, terms, parts, gradient, True, *same)
+    passes = [one_pass(layout, dtype, terms, before, False, False, *same), last] if before else [last]
+    BLOCK = layout.block
     Values = ti.types.ndarray(dtype=dtype, ndim=1)
     Matrix = ti.types.ndarray(dtype=dtype, ndim=2)
     Pairs = ti.types.ndarray(dtype=ti.types.vector(2, dtype), ndim=1)
@@ -245,11 +245,7 @@ def fused_kernel(
         if ti.static(gradient and edges == "reflect"):
             # Padded positions fold back onto the samples that they mirror: at the left edge, then at the right.
             for i in range(GRID * 16):
-                q = i
-                while q < integers[1] * 2 * PAD:
-                    b = q // ti.static(2 * PAD)
-                    passes[-1].fold(gx, gy, edge, b, q - b * ti.static(2 * PAD), passes[-1].length_of(integers, b))
-                    q += GRID * 16
+                last.fold(i, gx, gy, integers, edge)
 
     return fused
 
@@ -271,7 +267,8 @@ def one_pass(
 ) -> SimpleNamespace:
     """The functions of one pass. Arguments: as `fused_kernel`'s; totals: whether it makes them.
 
-    walk: what a thread of a team does; settle: what one of `settling` blocks of 128 threads does then.
+    walk: what a thread of a team does; settle: what one of `settling` blocks of 128 threads does then; fold: what one of
+    16 GRID threads does last, where edges are reflected.
     """
     measures, C, powers = measures_of(parts, fixed, dtype), len(parts), power_of_two(dtype)
     finish, add_runs = finish_function(terms, dtype, Account.of(terms)), run_sums(parts, dtype)
@@ -690,7 +687,7 @@ def one_pass(
                     write_frames(re, im, gx, gy, table, kept, wait, scale, sm, team, role, edge, b, start, length, whole,
                                  inside, exists, zero)  # fmt: skip
                 f += FRAMES
-            b, c, exists = run_at(integers, turn)
+            b, c, exists = run_at(integers, turn)  # found again, for the same reason
             run = b * integers[RUNS] + c
             if ti.static(KEEP > 0):
                 after = role_at(end * H - LEFT, t, zero)
@@ -866,7 +863,16 @@ def one_pass(
             n += 128
 
     @ti.func
-    def fold(gx: ti.template(), gy: ti.template(), edge: ti.template(), b, q, length):
+    def fold(i, gx: ti.template(), gy: ti.template(), integers: ti.template(), edge: ti.template()):
+        """Thread i's share of all padded positions."""
+        q = i
+        while q < integers[ITEMS] * 2 * PAD:
+            b = q // ti.static(2 * PAD)
+            fold_images(gx, gy, edge, b, q - b * ti.static(2 * PAD), length_of(integers, b))
+            q += GRID * 16
+
+    @ti.func
+    def fold_images(gx: ti.template(), gy: ti.template(), edge: ti.template(), b, q, length):
         """The mirror images of one sample: of 1 + q at the left edge or, from PAD on, of one at the right edge."""
         s = q + 1
         right = length - 1 - PAD
@@ -1178,9 +1184,7 @@ def one_pass(
     if stages is not None:
         assert layout.room is not None
         compare = by_stages(N, R, dtype, parts, fixed, gradient, stages, layout.room, places, tools)
-    return SimpleNamespace(
-        walk=walk, settle=settle, settling=128 + GRID * gradient, fold=fold, length_of=length_of, pad=PAD
-    )
+    return SimpleNamespace(walk=walk, settle=settle, settling=128 + GRID * gradient, fold=fold)
 
 
 def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, width: int = 0) -> Layout | None:
@@ -1244,24 +1248,23 @@ def registers_of(layout: Layout, stft: STFT, terms: tuple[Term, ...], fixed: boo
     return 184 if strays and columns_of(terms)[-1] > 1 and (fixed or stft.pad) else 168
 
 
-def teams_at_work(layout: Layout, registers: int) -> int:
+def teams_at_work(layout: Layout, dtype: Any, registers: int) -> int:
     """How many the device has at work side by side: as many as its multiprocessors have registers and shared memory for."""
     multiprocessors, shared = cuda_multiprocessors()
     if not (layout.cuda and multiprocessors):
         return GRID
-    needed = layout.block_cells * 2 * (4 if layout.shuffles else 8) + 1024  # bytes, 1024 of them the driver's
-    return max(1, min(65536 // (registers * layout.block), shared // needed)) * multiprocessors * layout.teams
+    needed = layout.block_cells * 2 * itemsize(dtype) + 1024  # bytes, 1024 of them the driver's
+    return max(1, min(REGISTERS // (registers * layout.block), shared // needed)) * multiprocessors * layout.teams
 
 
-def runs_of(
-    layout: Layout, stft: STFT, batch: int, n_samples: int, terms: tuple[Term, ...], fixed: bool
-) -> list[Runs]:
+def runs_of(layout: Layout, stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Term, ...],
+            fixed: bool) -> list[Runs]:  # fmt: skip
     """How the frames of signals (B, T) are shared out among the device's teams, without gradients and with them."""
     pack = 1 + fixed  # frames that share a transform
     transforms = -(-stft.n_frames(n_samples) // pack)
     overlap = -(-layout.overlap // (stft.hop_length * pack))
-    teams = [teams_at_work(layout, registers_of(layout, stft, terms, fixed, gradient)) for gradient in (False, True)]
-    return [Runs.of(transforms, batch, count, overlap) for count in teams]
+    registers = [registers_of(layout, stft, terms, fixed, gradient) for gradient in (False, True)]
+    return [Runs.of(transforms, batch, teams_at_work(layout, dtype, count), overlap) for count in registers]
 
 
 def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Term, ...], fixed: Any = None,
@@ -1272,7 +1275,7 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
     if layout is None or columns_of(terms)[-1] > layout.points or (dtype == ti.f64 and not layout.cuda):
         return False
     pack = 1 if fixed is None else 2
-    both = runs_of(layout, stft, batch, n_samples, terms, fixed is not None)
+    both = runs_of(layout, stft, dtype, batch, n_samples, terms, fixed is not None)
     # How far teams go, those without a run included.
     reached = [(runs.begin(runs.number + layout.teams) * pack + 1) * stft.hop_length for runs in both]
     halo = 2 * batch * both[True].number * layout.overlap
@@ -1318,7 +1321,7 @@ class BlocksEngine(GPUEngine):
         assert layout is not None  # as `supports` said
         self.edges = stft.pad_mode if stft.center else "none"
         self.layout = layout
-        self.runs = runs_of(layout, stft, batch, n_samples, self.terms, self.fixed)
+        self.runs = runs_of(layout, stft, dtype, batch, n_samples, self.terms, self.fixed)
         self.halo = new_vectors(2, dtype, max(1, batch * self.runs[True].number * layout.overlap))
         self.edge = new_array(dtype, (2 * batch, stft.n_fft) if self.edges == "reflect" else (1, 1))
         self.partial = new_array(dtype, batch * max(runs.number for runs in self.runs) * len(self.parts))
@@ -1335,9 +1338,14 @@ class BlocksEngine(GPUEngine):
         heads = [(*sizes, *runs, *runs.turns(batch, layout.teams), *strides) for runs in self.runs]
         self.integers = upload_integers(np.concatenate([*heads, integers, np.ravel(items)]))
 
-    def _evaluation(
-        self, grad_x: Any, grad_y: Any, before: Parts, parts: Parts, total: Any, adds: bool
-    ) -> list[Launch]:
+    def _after_sums(self, grad_x: Any, grad_y: Any, total: Any, adds: bool) -> list[Launch]:
+        return self._launch(grad_x, grad_y, self.first_parts, self.parts, total, adds)
+
+    def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
+        return self._launch(grad_x, grad_y, (), parts, total, adds)
+
+    def _launch(self, grad_x: Any, grad_y: Any, before: Parts, parts: Parts, total: Any, adds: bool) -> list[Launch]:
+        """One kernel for all. before: what its first pass sums, if it needs one."""
         backward = grad_x is not None
         unused = self.edge  # an array where the kernel writes none
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]

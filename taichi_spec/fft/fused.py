@@ -123,8 +123,9 @@ class BinEngine(FusedEngine):
 
     def launches(self, total: Any, grad_x: Any, grad_y: Any, adds: bool = False) -> list[Launch]:
         """As `FusedEngine` says."""
-        before = self.first_parts if grad_x is not None else ()
-        return self._evaluation(grad_x, grad_y, before, self.parts, total, adds)
+        if grad_x is not None and self.first_parts:
+            return self._after_sums(grad_x, grad_y, total, adds)
+        return self._evaluation(grad_x, grad_y, self.parts, total, adds)
 
     def shares(self) -> NDArray[Any]:
         """As `FusedEngine` says."""
@@ -135,21 +136,14 @@ class BinEngine(FusedEngine):
         """total, and in the account values and coefficients, ← those of its sums."""
         return Launch(self.finish_kernel, (self.account,) * 4 + (total,))
 
+    def _after_sums(self, grad_x: Any, grad_y: Any, total: Any, adds: bool) -> list[Launch]:
+        """The gradients of a loss whose coefficients are functions of sums: a pass that finds those, then the pass itself."""
+        first = self._evaluation(None, None, self.first_parts, self._total, False)
+        return [*first, *self._evaluation(grad_x, grad_y, self.parts, total, adds)]
+
     @abstractmethod
-    def _evaluation(
-        self, grad_x: Any, grad_y: Any, before: Parts, parts: Parts, total: Any, adds: bool
-    ) -> list[Launch]:
-        """The account's sums ← those of `parts`; unless grad_x is None, the gradients by its coefficients; finish.
-
-        before: what a pass of its own sums before, so that the coefficients are known; or nothing.
-        """
-
-    def _one_after_the_other(
-        self, grad_x: Any, grad_y: Any, before: Parts, parts: Parts, total: Any, adds: bool
-    ) -> list[Launch]:
-        """The same, where the pass before is launched like any other."""
-        first = self._evaluation(None, None, (), before, self._total, False)
-        return [*first, *self._evaluation(grad_x, grad_y, (), parts, total, adds)]
+    def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
+        """The account's sums ← those of `parts`; unless grad_x is None, the gradients by its coefficients; finish."""
 
 
 class GPUEngine(BinEngine):

@@ -865,11 +865,7 @@ class LanesEngine(BinEngine):
         """As `FusedEngine` says: what takes half of the first call, and changes nothing."""
         return "cfg_optimization"
 
-    def _evaluation(
-        self, grad_x: Any, grad_y: Any, before: Parts, parts: Parts, total: Any, adds: bool
-    ) -> list[Launch]:
-        if before:
-            return self._one_after_the_other(grad_x, grad_y, before, parts, total, adds)
+    def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
         backward = grad_x is not None
         radices = tuple(sorted(set(self.plan.radices)))
         if set(radices) <= {4, 8}:

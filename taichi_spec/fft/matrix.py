@@ -606,11 +606,7 @@ class MatrixEngine(GPUEngine):
         self.integers = upload_integers(np.concatenate([head, matrix.places()]))
         self.items = item_sizes(stft, self.lengths)  # (B, 2)
 
-    def _evaluation(
-        self, grad_x: Any, grad_y: Any, before: Parts, parts: Parts, total: Any, adds: bool
-    ) -> list[Launch]:
-        if before:
-            return self._one_after_the_other(grad_x, grad_y, before, parts, total, adds)
+    def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
         backward, unused = grad_x is not None, self.levels
         columns = column_kernels(self.matrix, self.dtype, self.is_field, self.fixed)
         rows = rows_kernel(self.matrix, self.dtype, parts, self.at.coefficients, self.fixed, backward)
