@@ -7,13 +7,14 @@ import taichi as ti
 
 from taichi_spec import STFT
 from taichi_spec.fft import blocks
-from taichi_spec.fft.runs import MOST, Runs
+from taichi_spec.fft.runs import AHEAD, LEAST, MOST, Runs
 
 SHAPES = [  # transforms, items, teams, overlap
     (1, 1, 792, 3),
     (257, 1, 792, 3),
     (4097, 1, 792, 3),
     (262_145, 1, 792, 3),
+    (1_048_573, 1, 4224, 3),
     (4_194_305, 1, 792, 3),
     (8738, 3, 1056, 5),
     (64, 400, 792, 3),
@@ -24,17 +25,18 @@ SHAPES = [  # transforms, items, teams, overlap
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_transform_is_in_one_run(shape):
-    transforms, batch, _, overlap = shape
+    transforms, batch, teams, overlap = shape
     runs = Runs.of(*shape)
     begins = [runs.begin(c) for c in range(runs.number + 1)]
     lengths = [end - begin for begin, end in itertools.pairwise(begins)]
     assert (begins[0], begins[-1]) == (0, transforms)
     assert lengths == [runs.short + 1] * runs.longs + [runs.short] * (runs.number - runs.longs)
-    assert 1 <= min(lengths) <= max(lengths) <= max(MOST, 2 * overlap)
-    for teams in (1, 4, 32):  # of a block
-        long_turns, turns = runs.turns(batch, teams)
-        assert long_turns % teams == 0 and 0 <= long_turns - batch * runs.longs < teams
+    assert 1 <= min(lengths) <= max(lengths) <= max(min(MOST, max(LEAST, AHEAD // teams)), 2 * overlap)
+    for block in (1, 4, 32):  # its teams
+        at_work, long_turns, turns = runs.turns(batch, block)
+        assert long_turns % block == 0 and 0 <= long_turns - batch * runs.longs < block
         assert turns - long_turns == batch * (runs.number - runs.longs)
+        assert min(turns, teams) <= at_work <= max(teams, turns + block - 1)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -60,4 +62,4 @@ def test_teams_fill_multiprocessors(n_fft, registers, teams, monkeypatch):
         teams, 64 * 1024 // bytes_of_a_block * layout.teams
     )
     monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (0, 0))
-    assert blocks.teams_at_work(layout, ti.f32, registers) == blocks.GRID
+    assert blocks.teams_at_work(layout, ti.f32, registers) == blocks.GRID * layout.teams

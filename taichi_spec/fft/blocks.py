@@ -52,8 +52,9 @@ REGISTERS = 65_536  # of a multiprocessor, 32 bits each
 SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
 MARK = 0x7FC0DEAD  # the bits of a number that no signal has
 # Integers at the head of a kernel's table, for each of its passes: 0, which the compiler is not to know; items, samples of an
-# item, frames of an item; `Runs` and `Runs.turns`; of a fixed target, numbers from an item to the next and from a frame.
-HEAD = 11
+# item, frames of an item; the three numbers of `Runs` and the three of `Runs.turns`; of a fixed target, numbers from an
+# item to the next and from a frame.
+HEAD = 12
 GRID = 2048  # blocks that are launched: more than a large GPU has at work side by side
 
 
@@ -237,7 +238,8 @@ def fused_kernel(
             # Every run of frames, by one team.
             ti.loop_config(block_dim=BLOCK)
             for i in range(GRID * BLOCK):
-                one.walk(i, x, y, gx, gy, table, integers, halo, edge, partial, account)
+                if i < one.threads(integers):
+                    one.walk(i, x, y, gx, gy, table, integers, halo, edge, partial, account)
             # The sums and the total of each item, by one block; by others, what runs left over onto what the next wrote.
             ti.loop_config(block_dim=128)
             for i in range(ti.static(one.settling * 128)):
@@ -267,10 +269,11 @@ def one_pass(
 ) -> SimpleNamespace:
     """The functions of one pass. Arguments: as `fused_kernel`'s; totals: whether it makes them.
 
-    walk: what a thread of a team does; settle: what one of `settling` blocks of 128 threads does then; fold: what one of
+    threads: how many walk; walk: what a thread of a team does; settle: what one of `settling` blocks of 128 threads does then; fold: what one of
     16 GRID threads does last, where edges are reflected.
     """
     measures, C, powers = measures_of(parts, fixed, dtype), len(parts), power_of_two(dtype)
+    SUMS = columns_of(terms)[-1]  # C of the pass that makes the totals
     finish, add_runs = finish_function(terms, dtype, Account.of(terms)), run_sums(parts, dtype)
     COEFFICIENTS = Account.of(terms).coefficients
     write_four = four_writer(dtype, adds)
@@ -287,7 +290,7 @@ def one_pass(
     # Pairs of bins at work at once: as many as there are registers for, and LLVM still inlines.
     PAIRS = 4 if N >= 2048 else R // 2
     if C > 1 or (fixed and STRAY):
-        PAIRS = 1 if C > 1 and fixed and N >= 1024 else 2
+        PAIRS = 1 if fixed and N >= (1024 if C > 1 else 2048) else 2
     AT_ONCE = 2 if N <= 1024 else 1  # likewise, entries of the table that a thread puts into shared memory
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(ROWS, -(-H // T))  # rows of which some are finished with their frame
@@ -306,7 +309,7 @@ def one_pass(
     LOG_T, LOG_GROUP = T.bit_length() - 1, GROUP.bit_length() - 1
     pair = ti.types.vector(2, dtype)
     # Where `integers` has what it begins with, once for a pass of the value alone and once for a pass with gradients.
-    (ZERO, ITEMS, SAMPLES, ALL_FRAMES, RUNS, LONGS, SHORT, LONG_TURNS, TURNS, ITEM_STRIDE, FRAME_STRIDE) = range(
+    (ZERO, ITEMS, SAMPLES, ALL_FRAMES, RUNS, LONGS, SHORT, AT_WORK, LONG_TURNS, TURNS, ITEM_STRIDE, FRAME_STRIDE) = range(
         HEAD * gradient, HEAD * gradient + HEAD
     )
     LENGTHS = places.end
@@ -610,6 +613,11 @@ def one_pass(
         return [fetch(sm, base + pad(m * T)) for m in range(R)]
 
     @ti.func
+    def threads(integers: ti.template()):
+        """How many threads have a run at all."""
+        return integers[AT_WORK] * T
+
+    @ti.func
     def walk(i, x: ti.template(), y: ti.template(), gx: ti.template(), gy: ti.template(), table: ti.template(),
              integers: ti.template(), halo: ti.template(), edge: ti.template(), partial: ti.template(),
              account: ti.template()):  # fmt: skip
@@ -620,14 +628,13 @@ def one_pass(
         which = (i & ti.static(BLOCK - 1)) >> LOG_T
         team = which * CELLS
         turn = i >> LOG_T
-        if ti.static(RESIDENT):  # noqa: SIM102  one is known when the kernel is compiled
-            if turn - which < integers[TURNS]:  # the block has one at all
-                n = i & ti.static(BLOCK - 1)
-                while n < RESIDENT + zero:  # + 0, as in load_frames
-                    for at, first, second in ti.static(entries_at(table, n)):
-                        store(sm, TABLE + at, first, second)
-                    n += ti.static(AT_ONCE * BLOCK)
-                ti.simt.block.sync()
+        if ti.static(RESIDENT):
+            n = i & ti.static(BLOCK - 1)
+            while n < RESIDENT + zero:  # + 0, as in load_frames
+                for at, first, second in ti.static(entries_at(table, n)):
+                    store(sm, TABLE + at, first, second)
+                n += ti.static(AT_ONCE * BLOCK)
+            ti.simt.block.sync()
         kept = ti.static(kept_window(sm, table, t))
         level = [ti.cast(1, dtype)]  # near which both parts' peaks were last
         while turn - which < integers[TURNS]:
@@ -694,13 +701,14 @@ def one_pass(
                 leave_tail(halo, wait, after, run, exists, zero)
             add_team(found, partial, run * C, sm, team, t, exists, zero)
             sync()
-            turn += ti.static(GRID * TEAMS)
+            turn += integers[AT_WORK]
 
     @ti.func
     def settle(i, gx: ti.template(), gy: ti.template(), integers: ti.template(), halo: ti.template(), edge: ti.template(),
                partial: ti.template(), account: ti.template(), total: ti.template()):  # fmt: skip
         """What is to be done when all runs have ended."""
-        shared = ti.simt.block.SharedArray((128 * C,), dtype)
+        # On CUDA all passes must ask for the same: Taichi takes the first pass's array for the others' too.
+        shared = ti.simt.block.SharedArray((128 * SUMS,), dtype)
         t = i & 127
         b = i >> 7
         items, runs = integers[ITEMS], integers[RUNS]
@@ -1184,7 +1192,7 @@ def one_pass(
     if stages is not None:
         assert layout.room is not None
         compare = by_stages(N, R, dtype, parts, fixed, gradient, stages, layout.room, places, tools)
-    return SimpleNamespace(walk=walk, settle=settle, settling=128 + GRID * gradient, fold=fold)
+    return SimpleNamespace(threads=threads, walk=walk, settle=settle, settling=128 + GRID * gradient, fold=fold)
 
 
 def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, width: int = 0) -> Layout | None:
@@ -1252,9 +1260,10 @@ def teams_at_work(layout: Layout, dtype: Any, registers: int) -> int:
     """How many the device has at work side by side: as many as its multiprocessors have registers and shared memory for."""
     multiprocessors, shared = cuda_multiprocessors()
     if not (layout.cuda and multiprocessors):
-        return GRID
+        return GRID * layout.teams
     needed = layout.block_cells * 2 * itemsize(dtype) + 1024  # bytes, 1024 of them the driver's
-    return max(1, min(REGISTERS // (registers * layout.block), shared // needed)) * multiprocessors * layout.teams
+    blocks = max(1, min(REGISTERS // (registers * layout.block), shared // needed)) * multiprocessors
+    return min(blocks, GRID) * layout.teams
 
 
 def runs_of(layout: Layout, stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Term, ...],
@@ -1335,7 +1344,7 @@ class BlocksEngine(GPUEngine):
         self.cut = lengths is not None
         items = [(length, stft.n_frames(length)) for length in lengths or ()]  # (B, 2)
         sizes = (0, batch, n_samples, stft.n_frames(n_samples))
-        heads = [(*sizes, *runs, *runs.turns(batch, layout.teams), *strides) for runs in self.runs]
+        heads = [(*sizes, *runs[:3], *runs.turns(batch, layout.teams), *strides) for runs in self.runs]
         self.integers = upload_integers(np.concatenate([*heads, integers, np.ravel(items)]))
 
     def _after_sums(self, grad_x: Any, grad_y: Any, total: Any, adds: bool) -> list[Launch]:

@@ -1,13 +1,24 @@
 """How the teams of a GPU share out the frames of all items: each takes runs of neighbouring frames.
 
 What two runs share costs memory and time, and so does a run's beginning: the best runs are as many as teams work side by
-side, and of one length, so that none waits for another.
+side, or a small multiple of it, and of one length, so that none waits for another.
+
+They must not be too long: the farther apart the teams are that work at once, in memory, the slower they read and write.
+Of 2^26 samples at n_fft 256, an H100's 4,224 teams took 2.1 ms with one run each, 1.24 ms with nine. Wider frames, whose
+samples come in longer pieces and to fewer teams, do not suffer so: at 1024 two runs take 2 % longer than one.
 """
 
 from typing import NamedTuple
 
 MOST = 512  # transforms of a run: the sums of longer ones would be less exact
+AHEAD = 140_000  # transforms that all teams together have before them; see above
+LEAST = 32  # transforms of a run, whatever AHEAD says
 BEGINNING = 2  # transforms that would take as long as it takes to begin a run
+
+
+def round_up(n: int, unit: int) -> int:
+    """The least multiple of a unit that is not below n."""
+    return -(-n // unit) * unit
 
 
 class Runs(NamedTuple):
@@ -16,15 +27,20 @@ class Runs(NamedTuple):
     number: int
     longs: int
     short: int
+    teams: int  # that may work side by side: each takes one run, or one in so many
 
     def begin(self, c: int) -> int:
         """The transforms of an item before its run c."""
         return c * self.short + min(c, self.longs)
 
-    def turns(self, batch: int, teams: int) -> tuple[int, int]:
-        """How many turns all items' long runs take, and how many all runs, if `teams` of a block take as many at once."""
-        long_ones = -(-batch * self.longs // teams) * teams
-        return long_ones, long_ones + batch * (self.number - self.longs)
+    def turns(self, batch: int, block: int) -> tuple[int, int, int]:
+        """How many teams work, in whole blocks of so many; and the turns of all items' long runs, and of all runs.
+
+        No block has runs of both lengths.
+        """
+        long_ones = round_up(batch * self.longs, block)
+        turns = long_ones + batch * (self.number - self.longs)
+        return min(self.teams, round_up(turns, block)), long_ones, turns
 
     @staticmethod
     def of(transforms: int, batch: int, teams: int, overlap: int) -> "Runs":
@@ -36,9 +52,10 @@ class Runs(NamedTuple):
             teams: how many of them work side by side.
             overlap: how many transforms behind a run still meet samples of it: it is small beside a long run.
         """
-        least = -(-transforms // max(MOST, 2 * overlap))
+        most = max(2 * overlap, min(MOST, max(LEAST, AHEAD // teams)))
+        least = -(-transforms // most)
         rounds = -(-batch * least // teams)
         numbers = [min(transforms, max(least, n * teams // batch)) for n in range(rounds, rounds + 8)]
         number = min(numbers, key=lambda n: -(-batch * n // teams) * (-(-transforms // n) + BEGINNING))
         short, longs = divmod(transforms, number)
-        return Runs(number, longs, short)
+        return Runs(number, longs, short, teams)
