@@ -21,6 +21,7 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.bins import Parts, part_distance
+from taichi_spec.fft.pairs import hold
 from taichi_spec.fft.stages import Stages, rows_of
 from taichi_spec.polar import polar
 from taichi_spec.terms import BinTerm, Complex, Transport
@@ -131,6 +132,7 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
     """
     C, T, HALF, MIDDLE, ROWS = len(parts), room.threads, points // 2, n_fft // 2, room.rows
     GROUP, LOG_GROUP, LIST = room.group, room.group.bit_length() - 1, room.list
+    AT_ONCE = 2  # bins at work at once
     CHUNK = -(-ROWS // T)  # neighbours that a thread takes on their way along the frequency axis
     TINY = 1e-36 if dtype == ti.f32 else 1e-288  # only keeps 1 / sqrt finite
     AXIS = 2 * ROWS if stages.banded else n_fft  # steps of the frequency axis in a cycle per sample
@@ -215,35 +217,54 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         return ti.max(length * to, 0)
 
     @ti.func
+    def advance(re: ti.template(), im: ti.template(), done: ti.template()):
+        """The first bins of both halves, (real, imaginary) of each, are done: they go last, and the next ones come first.
+
+        An index into registers must be known, so a loop over bins takes the first ones each time, and after all of them
+        each is back: such a program is shorter, see `blocks`.
+        """
+        count = ti.static(len(done))
+        for n in ti.static(range(HALF - count)):
+            re[n], im[n] = re[n + count], im[n + count]
+            re[HALF + n], im[HALF + n] = re[HALF + n + count], im[HALF + n + count]
+        for m in ti.static(range(count)):
+            re[HALF - count + m], im[HALF - count + m], re[2 * HALF - count + m], im[2 * HALF - count + m] = done[m]
+
+    def unpacked(re, im, sm, mirrors, equal):
+        """2 X and 2 Y in the first bins, real and imaginary parts. equal: whether both frames are the same."""
+        done = []
+        for m in range(AT_ONCE):
+            p, q = fetch(sm, mirrors - m * T)
+            xr, xi, yr, yi = hold(re[m] + p), hold(im[m] - q), hold(im[m] + q), hold(p - re[m])
+            if not fixed:
+                yr, yi = hold(ti.select(equal, xr, yr)), hold(ti.select(equal, xi, yi))
+            done.append((xr, xi, yr, yi))
+        return done
+
+    @ti.func
     def unpack(re: ti.template(), im: ti.template(), middle: ti.template(), sm: ti.template(), team: ti.template(),
-               t: ti.template(), scale: ti.template()):  # fmt: skip
-        """Registers m: from bins t + T m of the transform to 2 X there, and registers HALF + m to 2 Y.
+               t: ti.template(), scale: ti.template(), table: ti.template(), zero: ti.template()):  # fmt: skip
+        """Registers m: from bins t + T m of the transform to 2 X there, and registers HALF + m to 2 Y; and measure them.
 
         middle: those of bin N / 2, which are real, in thread 0.
         """
         tools.lend_mirrors(re, im, sm, team, t)
-        both, _ = fetch(sm, team + ti.static((HALF - 1) * T))
-        _, other = fetch(sm, team + ti.static((HALF - 1) * T))
+        both, other = fetch(sm, team + ti.static((HALF - 1) * T))
         middle[0], middle[1] = 2 * both, 2 * other
-        for m in ti.static(range(HALF)):
-            p, q = fetch(sm, team + t + ti.static((2 * HALF - 1 - m) * T))
-            xr, xi, yr, yi = re[m] + p, im[m] - q, im[m] + q, p - re[m]
-            re[m], im[m], re[HALF + m], im[HALF + m] = xr, xi, yr, yi
-        if ti.static(not fixed):  # noqa: SIM102  one is known when the kernel is compiled
-            if scale[4] > 0:
-                middle[1] = middle[0]
-                for m in ti.static(range(HALF)):
-                    re[HALF + m], im[HALF + m] = re[m], im[m]
-        sync()
-
-    @ti.func
-    def measure(re: ti.template(), im: ti.template(), middle: ti.template(), sm: ti.template(), team: ti.template(),
-                t: ti.template(), scale: ti.template(), table: ti.template()):  # fmt: skip
-        for m in ti.static(range(HALF)):
-            k = t + ti.static(T * m)
-            measure_bin(k, re[m], im[m], re[HALF + m], im[HALF + m], sm, team, scale, table)
+        equal = scale[4] > 0
+        for step in range(ti.static(HALF // AT_ONCE) + zero):
+            k = t + ti.static(AT_ONCE * T) * step
+            done = ti.static(unpacked(re, im, sm, team + ti.static(2 * HALF * T - T) + 2 * t - k, equal))
+            if ti.static(len(stages.quantities) > 0):  # no mirror lies where amplitudes do
+                for m in ti.static(range(AT_ONCE)):
+                    measure_bin(k + ti.static(T * m), *done[m], sm, team, scale, table)
+            advance(re, im, done)
+        sync()  # until all mirrors have been read
         if t == 0:
-            measure_bin(MIDDLE, middle[0], 0, middle[1], 0, sm, team, scale, table)
+            if ti.static(not fixed):
+                middle[1] = ti.select(equal, middle[0], middle[1])
+            if ti.static(len(stages.quantities) > 0):
+                measure_bin(MIDDLE, middle[0], 0, middle[1], 0, sm, team, scale, table)
 
     @ti.func
     def measure_bin(k, xr, xi, yr, yi, sm: ti.template(), team: ti.template(), scale: ti.template(),
@@ -506,10 +527,7 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
                   sums: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(), goal: ti.template(),
                   goals: ti.template(), second: ti.template(), scale: ti.template(), factors: ti.template(),
                   table: ti.template(), integers: ti.template(), zero: ti.template()):  # fmt: skip
-        """Registers ← G where 2 X and 2 Y were. peaks ← this thread's largest of both.
-
-        After each bin the next ones take its place; after all of them each is back. Bin N / 2 comes last, in thread 0.
-        """
+        """Registers ← G where 2 X and 2 Y were. peaks ← this thread's largest of both. Bin N / 2 comes last, in thread 0."""
         for m in range(ti.static(HALF + 1) + zero):
             is_middle = m == HALF
             k = t + ti.select(is_middle and t > 0, 0, T * m)
@@ -524,11 +542,17 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
                 if is_middle:
                     middle[0], middle[1] = gxr, gyr
                 else:
-                    for n in ti.static(range(HALF - 1)):
-                        re[n], im[n] = re[n + 1], im[n + 1]
-                        re[HALF + n], im[HALF + n] = re[HALF + n + 1], im[HALF + n + 1]
-                    re[HALF - 1], im[HALF - 1] = gxr, gxi
-                    re[2 * HALF - 1], im[2 * HALF - 1] = gyr, gyi
+                    advance(re, im, ti.static([(gxr, gxi, gyr, gyi)]))
+
+    def packed(re, im, sm, mirrors, k, by_x, by_y):
+        """The first bins of the common transform; their mirrors go to shared memory."""
+        done = []
+        for m in range(AT_ONCE):
+            by_a, by_b = (hold(ti.select(k == 0, 2 * by, by)) if m == 0 else by for by in (by_x, by_y))
+            xr, xi, yr, yi = hold(re[m] * by_a), hold(im[m] * by_a), hold(re[HALF + m] * by_b), hold(im[HALF + m] * by_b)
+            store(sm, mirrors - m * T, hold(yr - xi), hold(xr + yi))
+            done.append((hold(xi + yr), hold(xr - yi), xr, xi))  # what comes last is not read
+        return done
 
     @ti.func
     def pack(re: ti.template(), im: ti.template(), middle: ti.template(), peaks: ti.template(), sm: ti.template(),
@@ -550,13 +574,9 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         # Bins k and N - k take half of G each; a bin that is its own mirror all.
         by_x = ti.select(scale[2] > 0, down_x * ti.cast(0.5, dtype), 0)
         by_y = ti.select(scale[3] > 0, down_y * ti.cast(0.5, dtype), 0)
-        for m in ti.static(range(HALF)):
-            xr, xi, yr, yi = re[m] * by_x, im[m] * by_x, re[HALF + m] * by_y, im[HALF + m] * by_y
-            if ti.static(m == 0):  # noqa: SIM102
-                if t == 0:
-                    xr, xi, yr, yi = 2 * xr, 2 * xi, 2 * yr, 2 * yi
-            store(sm, team + t + ti.static((2 * HALF - 1 - m) * T), yr - xi, xr + yi)
-            re[m], im[m] = xi + yr, xr - yi
+        for step in range(ti.static(HALF // AT_ONCE) + zero):
+            k = t + ti.static(AT_ONCE * T) * step
+            advance(re, im, ti.static(packed(re, im, sm, team + ti.static(2 * HALF * T - T) + 2 * t - k, k, by_x, by_y)))
         if t == 0:
             store(sm, team + ti.static((HALF - 1) * T), 2 * by_y * middle[1], 2 * by_x * middle[0])
         sync()
@@ -574,9 +594,8 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         sums = [ti.cast(0, dtype) for _ in ti.static(range(C))]
         middle = [ti.cast(0, dtype) for _ in ti.static(range(2))]
         peaks = [ti.cast(0, dtype) for _ in ti.static(range(2))]
-        unpack(re, im, middle, sm, team, t, scale)
+        unpack(re, im, middle, sm, team, t, scale, table, zero)
         if ti.static(len(stages.quantities) > 0):
-            measure(re, im, middle, sm, team, t, scale, table)
             if ti.static(banded):
                 to_bands(sm, team, t, table, integers)
             for group in ti.static(groups):

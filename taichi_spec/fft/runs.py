@@ -11,7 +11,7 @@ samples come in longer pieces and to fewer teams, do not suffer so: at 1024 two 
 from typing import NamedTuple
 
 MOST = 512  # transforms of a run: the sums of longer ones would be less exact
-AHEAD = 140_000  # transforms that all teams together have before them; see above
+AHEAD = 70_000  # transforms that all teams together have before them; see above
 LEAST = 32  # transforms of a run, whatever AHEAD says
 BEGINNING = 2  # transforms that would take as long as it takes to begin a run
 
