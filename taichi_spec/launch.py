@@ -75,7 +75,11 @@ def _direct(launch: Launch) -> Any:
 
 
 def _graph(launches: list[Launch], arrays: dict[str, Any]) -> Any:
-    """A function of the arrays by name that runs kernels as one graph. What is the same in every call is kept."""
+    """A function of the arrays by name that runs kernels as one graph. What is the same in every call is kept.
+
+    `ti.graph.Graph.run` asks of each argument anew what it is, and takes out of arrays what Taichi's core takes: kept
+    arguments are given to the core as they are, and only those that a call brings are taken out.
+    """
     kept: dict[str, Any] = {}
     names: dict[int, str] = {}
     builder = ti.graph.GraphBuilder()
@@ -91,11 +95,12 @@ def _graph(launches: list[Launch], arrays: dict[str, Any]) -> Any:
         # Taichi would read the kernel's program with arrays of its own, which outlive a `ti.init`: see `arrays`.
         launch.kernel._primal.ensure_compiled(*arguments)
         builder.dispatch(launch.kernel, *(symbols[name] for name in called))
-    graph = builder.compile()
+    graph = builder.compile()._compiled_graph
+    ready = {name: argument if isinstance(argument, int) else argument.arr for name, argument in kept.items()}
     brought = [name for name in symbols if name not in kept]
 
     def step(arrays: dict[str, Any]) -> None:
-        graph.run({**kept, **{name: arrays[name] for name in brought}})
+        graph.jit_run(ti.lang.impl.current_cfg(), {**ready, **{name: arrays[name].arr for name in brought}})
 
     return step
 

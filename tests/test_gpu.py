@@ -80,8 +80,9 @@ SMALL = ts.STFT(64, 16, center=True)
 
 
 @pytest.mark.parametrize("shape", [(2, 70_003), (1, 150_000), (2049, 64)], ids=str)
-def test_long_signals_and_large_batches(kind, shape):
-    """Blocks have runs of several frames then, the last of them cut short; matrices several chunks of frames."""
+def test_long_signals_and_large_batches(kind, shape, monkeypatch):
+    """Teams have runs of several frames then, and several runs where they are few; matrices several chunks of frames."""
+    monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (2, 228 * 1024))
     x, y = signals(1, *shape, dtype=np.float32)
     values, grads = ts.value_and_grad(x, y, wrt="both", stft=SMALL, reduction="none", scratch_bytes=2**20)
     assert used().runs[True].short > 1 if kind is BlocksEngine else used().chunk < used().units * len(x)

@@ -269,8 +269,8 @@ def one_pass(
 ) -> SimpleNamespace:
     """The functions of one pass. Arguments: as `fused_kernel`'s; totals: whether it makes them.
 
-    threads: how many walk; walk: what a thread of a team does; settle: what one of `settling` blocks of 128 threads does then; fold: what one of
-    16 GRID threads does last, where edges are reflected.
+    threads: how many walk; walk: what a thread of a team does; settle: what one of `settling` blocks of 128 threads does
+    then; fold: what one of 16 GRID threads does last, where edges are reflected.
     """
     measures, C, powers = measures_of(parts, fixed, dtype), len(parts), power_of_two(dtype)
     SUMS = columns_of(terms)[-1]  # C of the pass that makes the totals
@@ -309,8 +309,8 @@ def one_pass(
     LOG_T, LOG_GROUP = T.bit_length() - 1, GROUP.bit_length() - 1
     pair = ti.types.vector(2, dtype)
     # Where `integers` has what it begins with, once for a pass of the value alone and once for a pass with gradients.
-    (ZERO, ITEMS, SAMPLES, ALL_FRAMES, RUNS, LONGS, SHORT, AT_WORK, LONG_TURNS, TURNS, ITEM_STRIDE, FRAME_STRIDE) = range(
-        HEAD * gradient, HEAD * gradient + HEAD
+    ZERO, ITEMS, SAMPLES, ALL_FRAMES, RUNS, LONGS, SHORT, AT_WORK, LONG_TURNS, TURNS, ITEM_STRIDE, FRAME_STRIDE = (
+        HEAD * gradient + i for i in range(HEAD)
     )
     LENGTHS = places.end
     Bits = ti.i64 if dtype == ti.f64 else ti.i32

@@ -254,7 +254,8 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         equal = scale[4] > 0
         for step in range(ti.static(HALF // AT_ONCE) + zero):
             k = t + ti.static(AT_ONCE * T) * step
-            done = ti.static(unpacked(re, im, sm, team + ti.static(2 * HALF * T - T) + 2 * t - k, equal))
+            mirrors = team + ti.static(2 * HALF * T - T) + 2 * t - k
+            done = ti.static(unpacked(re, im, sm, mirrors, equal))
             if ti.static(len(stages.quantities) > 0):  # no mirror lies where amplitudes do
                 for m in ti.static(range(AT_ONCE)):
                     measure_bin(k + ti.static(T * m), *done[m], sm, team, scale, table)
@@ -549,7 +550,8 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         done = []
         for m in range(AT_ONCE):
             by_a, by_b = (hold(ti.select(k == 0, 2 * by, by)) if m == 0 else by for by in (by_x, by_y))
-            xr, xi, yr, yi = hold(re[m] * by_a), hold(im[m] * by_a), hold(re[HALF + m] * by_b), hold(im[HALF + m] * by_b)
+            xr, xi = hold(re[m] * by_a), hold(im[m] * by_a)
+            yr, yi = hold(re[HALF + m] * by_b), hold(im[HALF + m] * by_b)
             store(sm, mirrors - m * T, hold(yr - xi), hold(xr + yi))
             done.append((hold(xi + yr), hold(xr - yi), xr, xi))  # what comes last is not read
         return done
@@ -576,7 +578,8 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         by_y = ti.select(scale[3] > 0, down_y * ti.cast(0.5, dtype), 0)
         for step in range(ti.static(HALF // AT_ONCE) + zero):
             k = t + ti.static(AT_ONCE * T) * step
-            advance(re, im, ti.static(packed(re, im, sm, team + ti.static(2 * HALF * T - T) + 2 * t - k, k, by_x, by_y)))
+            mirrors = team + ti.static(2 * HALF * T - T) + 2 * t - k
+            advance(re, im, ti.static(packed(re, im, sm, mirrors, k, by_x, by_y)))
         if t == 0:
             store(sm, team + ti.static((HALF - 1) * T), 2 * by_y * middle[1], 2 * by_x * middle[0])
         sync()
