@@ -300,23 +300,21 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
     longest = max(row["n_samples"] for row in rows)
-    for ax, key, chosen, label in (
-        (
-            axes[0],
-            "n_fft",
-            [r for r in rows if r["kind"] == "both" and r["n_samples"] == longest and r["n_fft"]],
-            "n_fft",
-        ),
-        (axes[1], "n_samples", [r for r in rows if r["kind"] == "both" and r["n_fft"] == 1024], "samples"),
-    ):
+    both = [row for row in rows if row["kind"] == "both"]
+    by_size = [row for row in both if row["n_samples"] == longest and row["n_fft"]]
+    by_length = [row for row in both if row["n_fft"] == 1024]
+    for ax, key, chosen, label in ((axes[0], "n_fft", by_size, "n_fft"), (axes[1], "n_samples", by_length, "samples")):
         for name in dict.fromkeys(row["name"] for row in chosen):
             points = sorted((r[key], 1e12 * r["seconds"] / r["n_samples"]) for r in chosen if r["name"] == name)
             ax.loglog(
                 *zip(*points, strict=True), "o-", label=name, linewidth=2.5 if name.startswith("taichi") else 1.2
             )
         ax.set(xlabel=label, ylabel="time (ps per sample)")
+        ticks = sorted({row[key] for row in chosen})
+        ax.set_xticks(ticks, [f"{tick:,}" if key == "n_fft" else f"$2^{{{tick.bit_length() - 1}}}$" for tick in ticks])
+        ax.minorticks_off()
         ax.grid(alpha=0.3)
-    axes[0].set_title(f"value + both gradients, {longest} samples")
+    axes[0].set_title(f"value + both gradients, {longest:,} samples")
     axes[1].set_title("value + both gradients, n_fft 1024")
     axes[1].legend(fontsize=8)
     figure.suptitle(title)
