@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from scipy.io import wavfile
-from scipy.signal import resample_poly
 
 import taichi_spec as ts
 
@@ -172,6 +171,8 @@ def load_recording(path: Path, most: int, least: int) -> tuple[Sound, str]:
         signal = signal[first : first + length]
         done.append(f"cut to the loudest {length / rate:.2f} s, from {first / rate:.2f} s on")
     if new_rate != rate:
+        from scipy.signal import resample_poly  # takes a second to import
+
         common = math.gcd(rate, new_rate)
         signal = resample_poly(signal, new_rate // common, rate // common)[:most]
         done.append(f"resampled to {new_rate} Hz")

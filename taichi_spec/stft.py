@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import get_window
 
 PAD_MODES = ("reflect", "constant")
 NORMALIZATIONS = (None, "window", "frame_length")
@@ -122,6 +121,11 @@ class STFT:
             if len(given) != self.win_length:
                 raise ValueError(f"window must have win_length = {self.win_length} values, got {len(given)}")
             return np.asarray(given, dtype=np.float64)
+        if given == "hann" and self.win_length > 1:
+            angles = 2 * np.pi / self.win_length * np.arange(self.win_length)
+            return np.asarray(0.5 - 0.5 * np.cos(angles), dtype=np.float64)
+        from scipy.signal import get_window  # takes a second to import, which the default window does not need
+
         try:
             values = get_window(given, self.win_length, fftbins=True)
         except (ValueError, TypeError) as error:

@@ -50,6 +50,15 @@ def test_a_shorter_window_sits_where_torch_puts_it(n_fft, win_length):
     assert error(ts.reference.stft(x, ts.STFT(n_fft, 5, win_length, "blackman")), expected) < 1e-12
 
 
+@pytest.mark.parametrize("win_length", [1, 2, 9, 1024])
+def test_the_default_window_is_scipys(win_length):
+    expected = scipy.signal.get_window("hann", win_length)
+    first = (1024 - win_length) // 2
+    table = ts.STFT(1024, win_length=win_length).window_table
+    assert np.abs(table[first : first + win_length] - expected).max() <= 2.0**-52
+    assert not table[:first].any() and not table[first + win_length :].any()
+
+
 def test_adjoint_dot():
     for case in CASES[::7]:
         (x,) = signals(3, *case.shape, count=1)
