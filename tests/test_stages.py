@@ -241,6 +241,19 @@ def test_equal_frames_are_at_distance_zero():
             assert grads[0][1].any() and grads[1][1].any()
 
 
+def test_equal_frames_among_others():
+    """There the norm of y that `SpectralConvergence` divides by still has its slope."""
+    stft, dtype = STFTS[1], dtypes()[0]
+    x, y = signals(21, 3, 700, dtype=dtype)
+    y[1, :300], y[2] = x[1, :300], x[2]
+    weights = bin_weights(stft.n_bins)
+    _, (_, grad) = ts.value_and_grad(x, y, wrt="both", stft=stft, terms=MIXED, bin_weights=weights)
+    assert is_fused()
+    expected = ts.reference.value_and_grad(x, y, stft, tuple(MIXED), bin_weights=weights)[2]
+    assert error(grad, expected) < TOLERANCE[dtype]
+    assert error(grad[1, :200], expected[1, :200]) < 10 * TOLERANCE[dtype]
+
+
 def test_the_first_of_equal_largest_bins_moves_the_floor():
     """Half an impulse half a frame after a whole one: the even bins are 1.5 and the odd ones 0.5, exactly."""
     stft = ts.STFT(64, 64, window="boxcar")
