@@ -185,9 +185,23 @@ def test_a_users_own_term(kind):
     assert error(grads[1], expected_grads[1]) < 1e-5
 
 
+SUMS = (ts.Magnitude(p=1, weight=0.1), ts.SpectralConvergence(weight=30.0), ts.LogMagnitude(eps=0.5))
+
+
+def test_equal_frames_among_others(kind):
+    """There the norm of y that `SpectralConvergence` divides by still has its slope, and nothing else has."""
+    x, y = signals(21, 2, 700, dtype=np.float32)
+    y[1, :300] = x[1, :300]
+    _, (_, grad) = ts.value_and_grad(x, y, wrt="both", stft=SMALL, terms=SUMS)
+    assert isinstance(used(), kind)
+    expected = ts.reference.value_and_grad(x, y, SMALL, SUMS)[2]
+    assert error(grad, expected) < 1e-5
+    assert error(grad[1, :200], expected[1, :200]) < 1e-4
+
+
 def test_functions_of_sums_and_weighted_items(kind):
     """Two passes, the first for the sums; of items with weights of their own, one of them silent."""
-    terms = (ts.Magnitude(p=1, weight=0.1), ts.SpectralConvergence(weight=30.0), ts.LogMagnitude(eps=0.5))
+    terms = SUMS
     x, y = signals(8, 3, 700, dtype=np.float32)
     x[1] = 0
     weights = np.array([1.0, -2.0, 0.5])
