@@ -1,12 +1,14 @@
 """How kernels are compiled and called where that takes longer than it has to.
 
-A call of a Taichi kernel inspects each argument anew, about 5 µs for an ndarray. A `ti.graph` is told their types once,
-and launches any number of kernels in one call.
+A call of a Taichi kernel inspects each argument anew, about 5 µs for an ndarray, and looks for what it was compiled to. A
+graph is told once, and launches any number of kernels in one call.
+
+`ti.graph.Graph` takes no fields, which are compiled into a kernel, and asks of each argument anew what it is: the graphs
+here are those of Taichi's core, which know nothing of fields and take what arrays have in the core as it is.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import taichi as ti
@@ -18,13 +20,11 @@ class Launch(NamedTuple):
     """A kernel and what it is called with.
 
     kernel: a Taichi kernel.
-    arguments: ndarrays and i32 scalars. A string is the name of an array, or a field, that each call brings along.
-    has_fields: whether there are fields among them, which are compiled into the kernel.
+    arguments: ndarrays, fields and i32 scalars. A string is the name of one that each call brings along.
     """
 
     kernel: Any
     arguments: tuple[Any, ...]
-    has_fields: bool = False
 
 
 class Chain:
@@ -38,71 +38,62 @@ class Chain:
     """
 
     def __init__(self, launches: list[Launch], without: str = "") -> None:
-        self.groups = [
-            (has_fields, list(group)) for has_fields, group in groupby(launches, lambda one: one.has_fields)
-        ]
+        self.launches = launches
         self.without = without
-        self.steps: list[Any] = []  # functions of the arrays by name
+        self.fields: dict[str, Any] = {}  # those of the last call, by name
+        self.step: Any = None  # a function of what a call brings along, by name, for these fields
 
-    def __call__(self, **arrays: Any) -> None:
-        """Launches all. arrays: those that the launches name, and others perhaps."""
-        if self.steps:
-            self._run(arrays)
-        else:
-            with repeats_kept(), without(self.without):
-                self.steps = [
-                    step for has_fields, group in self.groups for step in self._steps(has_fields, group, arrays)
-                ]
-                self._run(arrays)
-
-    def _run(self, arrays: dict[str, Any]) -> None:
-        for step in self.steps:
-            step(arrays)
-
-    def _steps(self, has_fields: bool, group: list[Launch], arrays: dict[str, Any]) -> list[Any]:
-        if has_fields:
-            return [_direct(launch) for launch in group]
-        return [_graph(group, arrays)]
+    def __call__(self, **brought: Any) -> None:
+        """Launches all. brought: what the launches name, and others perhaps."""
+        if self.step is not None and all(brought[name] is field for name, field in self.fields.items()):
+            self.step(brought)
+            return
+        with repeats_kept(), without(self.without):
+            self.step, self.fields = _graph(self.launches, brought)
+            self.step(brought)
 
 
-def _direct(launch: Launch) -> Any:
-    """A function of the arrays by name that calls a kernel on fields."""
+def _graph(launches: list[Launch], brought: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A function of what is brought that runs kernels as one graph, and the fields that these are compiled for.
 
-    def step(arrays: dict[str, Any]) -> None:
-        launch.kernel(*(arrays[a] if isinstance(a, str) else a for a in launch.arguments))
-
-    return step
-
-
-def _graph(launches: list[Launch], arrays: dict[str, Any]) -> Any:
-    """A function of the arrays by name that runs kernels as one graph. What is the same in every call is kept.
-
-    `ti.graph.Graph.run` asks of each argument anew what it is, and takes out of arrays what Taichi's core takes: kept
-    arguments are given to the core as they are, and only those that a call brings are taken out.
+    What is the same in every call is kept.
     """
-    kept: dict[str, Any] = {}
-    names: dict[int, str] = {}
-    builder = ti.graph.GraphBuilder()
+    names: dict[int, str] = {}  # of what is kept
     symbols: dict[str, Any] = {}
+    ready: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
+    builder = ti.graph.GraphBuilder()._graph_builder
     for launch in launches:
-        for argument in launch.arguments:
-            if not isinstance(argument, str) and id(argument) not in names:
-                names[id(argument)] = name = f"kept{len(kept)}"
-                kept[name] = argument
-        called = [argument if isinstance(argument, str) else names[id(argument)] for argument in launch.arguments]
-        arguments = [kept[name] if name in kept else arrays[name] for name in called]
-        symbols.update({name: _symbol(name, argument) for name, argument in zip(called, arguments)})
-        # Taichi would read the kernel's program with arrays of its own, which outlive a `ti.init`: see `arrays`.
-        launch.kernel._primal.ensure_compiled(*arguments)
-        builder.dispatch(launch.kernel, *(symbols[name] for name in called))
-    graph = builder.compile()._compiled_graph
-    ready = {name: argument if isinstance(argument, int) else argument.arr for name, argument in kept.items()}
-    brought = [name for name in symbols if name not in kept]
+        called = []
+        for given in launch.arguments:
+            argument = brought[given] if isinstance(given, str) else given
+            if isinstance(argument, ti.Field):
+                if isinstance(given, str):
+                    fields[given] = argument
+                continue
+            if isinstance(given, str):
+                name = given
+            else:
+                name = names.setdefault(id(given), f"kept{len(names)}")
+                ready[name] = _in_core(given)
+            symbols[name] = _symbol(name, argument)
+            called.append(symbols[name])
+        kernel = launch.kernel._primal
+        key = kernel.ensure_compiled(*(brought[a] if isinstance(a, str) else a for a in launch.arguments))
+        builder.dispatch(kernel.compiled_kernels[key], called)
+    graph = builder.compile()
+    others = [name for name in symbols if name not in ready]
 
-    def step(arrays: dict[str, Any]) -> None:
-        graph.jit_run(ti.lang.impl.current_cfg(), {**ready, **{name: arrays[name].arr for name in brought}})
+    def step(brought: dict[str, Any]) -> None:
+        arguments = {**ready, **{name: _in_core(brought[name]) for name in others}}
+        graph.jit_run(ti.lang.impl.current_cfg(), arguments)
 
-    return step
+    return step, fields
+
+
+def _in_core(argument: Any) -> Any:
+    """What Taichi's core takes for an argument."""
+    return argument if isinstance(argument, int) else argument.arr
 
 
 def _symbol(name: str, argument: Any) -> Any:

@@ -10,6 +10,7 @@ import taichi as ti
 from taichi_spec.arrays import new_array
 from taichi_spec.checks import check_float_field, check_signal_field, float_type, has_grad
 from taichi_spec.engines import SCRATCH_BYTES, Options, make_engine
+from taichi_spec.launch import Chain, Launch
 from taichi_spec.runtime import check_alive, current_tape, runtime_token
 from taichi_spec.stft import STFT
 from taichi_spec.target import Target
@@ -104,13 +105,15 @@ class SpectralLoss:
         self._check_value(value)  # before any memory is taken
         dtype = float_type(x)
         self._engine = make_engine(options, dtype, True, self._batch, self._n_samples, fixed)
-        self._kernels = value_kernels(dtype)
         self._total = new_array(dtype, (self._batch,))
         self._upstream = new_array(dtype, (self._batch,))
         self._owns_value = value is None
         self._seen_tape: Any = None
         self._computed = False
         self.value = ti.field(dtype, shape=self._value_shape(), needs_grad=True) if value is None else value
+        kernels = value_kernels(dtype)
+        self._deliver = Chain([Launch(kernels.deliver, (self._total, self.value, "from_zero"))])
+        self._receive = Chain([Launch(kernels.receive, (self.value.grad, self._upstream))])
 
     def compute(self) -> None:
         """Adds the loss to `value`; inside a `ti.ad.Tape`, the gradient follows when the tape ends.
@@ -157,11 +160,11 @@ class SpectralLoss:
     def _forward(self, from_zero: bool, keep: bool) -> None:
         y = None if isinstance(self.target, Target) else self.target
         self._engine.forward(self.x, y, self._total, keep)
-        self._kernels.deliver(self._total, self.value, from_zero)
+        self._deliver(from_zero=int(from_zero))
 
     def _backward(self) -> None:
         """∂L/∂total[b] = value.grad, then the engine's way back."""
-        self._kernels.receive(self.value.grad, self._upstream)
+        self._receive()
         y = None if isinstance(self.target, Target) else self.target
         grad_x = self.x.grad if has_grad(self.x) else None
         grad_y = y.grad if y is not None and has_grad(y) else None

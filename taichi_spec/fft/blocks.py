@@ -1364,4 +1364,4 @@ class BlocksEngine(GPUEngine):
         kernel = fused_kernel(
             self.layout, self.dtype, self.terms, before, parts, self.is_field, self.fixed, backward, self.edges,
             self.stages, self.places, self.cut, adds)  # fmt: skip
-        return [Launch(kernel, arguments, self.is_field)]
+        return [Launch(kernel, arguments)]

@@ -33,6 +33,7 @@ class FusedEngine(ABC):
         self.dtype, self.is_field, self.batch, self.n_samples, self.fixed = dtype, is_field, batch, n_samples, fixed
         self.kept: list[Any] = []  # ∂L/∂x and ∂L/∂y, (B, T) each, made by the first forward in a tape
         self.chains: dict[bool, Chain] = {}  # with gradients and without, made when first needed
+        self.ways_back: dict[tuple[bool, bool], Chain] = {}  # likewise, by which gradients are wanted
 
     def forward(self, x: Any, y: Any, total: Any, keep: bool) -> None:
         """total[b] ← L[b]; y is None where the target is fixed. `keep`: a backward follows."""
@@ -40,9 +41,12 @@ class FusedEngine(ABC):
 
     def backward(self, x: Any, y: Any, grad_x: Any, grad_y: Any, upstream: Any) -> None:
         """grad_x += upstream[b] ∂L/∂x as the last `forward` kept it, and grad_y likewise; either may be None."""
-        for kept, grad in zip(self.kept, (grad_x, grad_y), strict=False):
-            if grad is not None:
-                add_scaled_kernel(self.is_field)(kept, upstream, grad)
+        asked = grad_x is not None, grad_y is not None
+        if asked not in self.ways_back:
+            kernel, grads = add_scaled_kernel(self.is_field), ("grad_x", "grad_y")
+            launches = [Launch(kernel, (kept, "upstream", grad)) for kept, grad in zip(self.kept, grads)]
+            self.ways_back[asked] = Chain([launch for launch, wanted in zip(launches, asked) if wanted])
+        self.ways_back[asked](upstream=upstream, grad_x=grad_x, grad_y=grad_y)
 
     def value_and_grad(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
         """total as in `forward`, and its sum's gradients, which replace what is in the ndarrays grad_x and grad_y.

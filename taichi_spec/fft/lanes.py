@@ -880,4 +880,4 @@ class LanesEngine(BinEngine):
             self.twiddles, self.chirp, self.response, self.gains, self.entries, self.bands, self.loops, self.pairs,
             self.seats, self.work, self.halo, self.edge, self.shares_of_segments, self.taken, self.sizes,
             self.layout.slots)  # fmt: skip
-        return [Launch(kernel, arguments, self.is_field), self._finish(total)]
+        return [Launch(kernel, arguments), self._finish(total)]

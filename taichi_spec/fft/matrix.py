@@ -615,11 +615,11 @@ class MatrixEngine(GPUEngine):
         goal = self.goal if self.fixed else self.table  # one that is not read
         gradients = [grad for grad in (grad_x, grad_y) if grad is not None]
         launches = [] if adds else [Launch(zero_kernel(), (grad,)) for grad in gradients]
-        launches.append(Launch(columns.measure_levels, (*signals, self.batch * self.units), self.is_field))
+        launches.append(Launch(columns.measure_levels, (*signals, self.batch * self.units)))
         for first in range(0, self.batch * self.units, self.chunk):
             part = first, min(self.chunk, self.batch * self.units - first)
             launches += [
-                Launch(columns.columns, (*signals, self.work, *part), self.is_field),
+                Launch(columns.columns, (*signals, self.work, *part)),
                 Launch(rows, (self.work, goal, self.table, self.integers, self.items, self.levels, self.account,
                               self.partial, *part)),
                 Launch(sums.over_rows, (self.partial, self.totals, *part)),
