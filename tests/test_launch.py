@@ -1,0 +1,43 @@
+"""Chains: kernels on fields, arrays and numbers, launched as one call."""
+
+import numpy as np
+import taichi as ti
+
+from support import field
+from taichi_spec.arrays import new_array
+from taichi_spec.launch import Chain, Launch
+
+
+@ti.kernel
+def add_to_field(x: ti.template(), amount: ti.types.ndarray(), times: ti.i32):
+    for i in x:
+        x[i] += amount[i] * times
+
+
+@ti.kernel
+def add_to_array(amount: ti.types.ndarray(), by: ti.i32):
+    for i in amount:
+        amount[i] += by
+
+
+def test_a_chain_follows_the_fields_and_numbers_of_each_call(restarted):
+    first, second = field(np.zeros(3, np.float32)), field(np.ones(3, np.float32))
+    amount = new_array(ti.f32, (3,))
+    chain = Chain([Launch(add_to_array, (amount, 2)), Launch(add_to_field, ("x", amount, "times"))])
+    chain(x=first, times=1)
+    chain(x=second, times=10)
+    chain(x=first, times=100)
+    assert first.to_numpy().tolist() == [602] * 3
+    assert second.to_numpy().tolist() == [41] * 3
+
+
+def test_fields_that_are_made_later_change_nothing(restarted):
+    first = field(np.zeros(3, np.float32))
+    amount = new_array(ti.f32, (3,))
+    chain = Chain([Launch(add_to_array, (amount, 1)), Launch(add_to_field, (first, amount, 1))])
+    chain()
+    later = ti.field(ti.f32, 5, needs_grad=True)
+    chain()
+    later.fill(4)
+    assert first.to_numpy().tolist() == [3] * 3
+    assert later.to_numpy().tolist() == [4] * 5
