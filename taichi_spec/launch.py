@@ -64,22 +64,21 @@ def _graph(launches: list[Launch], brought: dict[str, Any]) -> tuple[Any, dict[s
     fields: dict[str, Any] = {}
     builder = ti.graph.GraphBuilder()._graph_builder
     for launch in launches:
+        arguments = [brought[given] if isinstance(given, str) else given for given in launch.arguments]
         called = []
-        for given in launch.arguments:
-            argument = brought[given] if isinstance(given, str) else given
+        for given, argument in zip(launch.arguments, arguments):
+            named = isinstance(given, str)
             if isinstance(argument, ti.Field):
-                if isinstance(given, str):
+                if named:
                     fields[given] = argument
                 continue
-            if isinstance(given, str):
-                name = given
-            else:
-                name = names.setdefault(id(given), f"kept{len(names)}")
-                ready[name] = _in_core(given)
+            name = given if named else names.setdefault(id(given), f"kept{len(names)}")
             symbols[name] = _symbol(name, argument)
             called.append(symbols[name])
+            if not named:
+                ready[name] = _in_core(given)
         kernel = launch.kernel._primal
-        key = kernel.ensure_compiled(*(brought[a] if isinstance(a, str) else a for a in launch.arguments))
+        key = kernel.ensure_compiled(*arguments)
         builder.dispatch(kernel.compiled_kernels[key], called)
     graph = builder.compile()
     others = [name for name in symbols if name not in ready]

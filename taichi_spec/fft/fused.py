@@ -43,9 +43,9 @@ class FusedEngine(ABC):
         """grad_x += upstream[b] ∂L/∂x as the last `forward` kept it, and grad_y likewise; either may be None."""
         asked = grad_x is not None, grad_y is not None
         if asked not in self.ways_back:
-            kernel, grads = add_scaled_kernel(self.is_field), ("grad_x", "grad_y")
-            launches = [Launch(kernel, (kept, "upstream", grad)) for kept, grad in zip(self.kept, grads)]
-            self.ways_back[asked] = Chain([launch for launch, wanted in zip(launches, asked) if wanted])
+            kernel, three = add_scaled_kernel(self.is_field), zip(self.kept, ("grad_x", "grad_y"), asked)
+            launches = [Launch(kernel, (kept, "upstream", name)) for kept, name, wanted in three if wanted]
+            self.ways_back[asked] = Chain(launches)
         self.ways_back[asked](upstream=upstream, grad_x=grad_x, grad_y=grad_y)
 
     def value_and_grad(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
