@@ -30,6 +30,9 @@ class Launch(NamedTuple):
 class Chain:
     """Launches one after the other, as one call.
 
+    A call with what the last one brought does nothing in Python but start the graph: where a GPU waits for its first
+    kernel and the processor's caches are cold, each object that is looked at costs a microsecond or more.
+
     The ranks and dtypes of the first call's arrays hold for all.
 
     Args:
@@ -40,54 +43,50 @@ class Chain:
     def __init__(self, launches: list[Launch], without: str = "") -> None:
         self.launches = launches
         self.without = without
-        self.fields: dict[str, Any] = {}  # those of the last call, by name
-        self.step: Any = None  # a function of what a call brings along, by name, for these fields
+        self.brought: dict[str, Any] | None = None  # by the last call
+        self.graph: Any = None  # for the fields of the last call
+        self.arguments: dict[str, Any] = {}  # the graph's, by name
+        self.config: Any = None
 
     def __call__(self, **brought: Any) -> None:
         """Launches all. brought: what the launches name, and others perhaps."""
-        if self.step is not None and all(brought[name] is field for name, field in self.fields.items()):
-            self.step(brought)
-            return
-        with repeats_kept(), without(self.without):
-            self.step, self.fields = _graph(self.launches, brought)
-            self.step(brought)
+        if brought == self.brought:  # an array or a field is equal to itself alone
+            self.graph.jit_run(self.config, self.arguments)
+        elif self.brought is None or self._has_other_fields(brought):
+            self.config = ti.lang.impl.current_cfg()
+            with repeats_kept(), without(self.without):
+                self.graph, self.arguments = _graph(self.launches, brought)
+                self.graph.jit_run(self.config, self.arguments)
+        else:
+            self.arguments.update({name: _in_core(brought[name]) for name in brought.keys() & self.arguments.keys()})
+            self.graph.jit_run(self.config, self.arguments)
+        self.brought = brought
+
+    def _has_other_fields(self, brought: dict[str, Any]) -> bool:
+        assert self.brought is not None
+        return any(isinstance(old, ti.Field) and brought[name] is not old for name, old in self.brought.items())
 
 
 def _graph(launches: list[Launch], brought: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A function of what is brought that runs kernels as one graph, and the fields that these are compiled for.
-
-    What is the same in every call is kept.
-    """
-    names: dict[int, str] = {}  # of what is kept
+    """Kernels as one graph, compiled for the fields among their arguments, and the other arguments by name."""
+    names: dict[int, str] = {}  # of what no call brings
     symbols: dict[str, Any] = {}
     ready: dict[str, Any] = {}
-    fields: dict[str, Any] = {}
     builder = ti.graph.GraphBuilder()._graph_builder
     for launch in launches:
         arguments = [brought[given] if isinstance(given, str) else given for given in launch.arguments]
         called = []
         for given, argument in zip(launch.arguments, arguments):
-            named = isinstance(given, str)
             if isinstance(argument, ti.Field):
-                if named:
-                    fields[given] = argument
                 continue
-            name = given if named else names.setdefault(id(given), f"kept{len(names)}")
+            name = given if isinstance(given, str) else names.setdefault(id(given), f"kept{len(names)}")
             symbols[name] = _symbol(name, argument)
+            ready[name] = _in_core(argument)
             called.append(symbols[name])
-            if not named:
-                ready[name] = _in_core(given)
         kernel = launch.kernel._primal
         key = kernel.ensure_compiled(*arguments)
         builder.dispatch(kernel.compiled_kernels[key], called)
-    graph = builder.compile()
-    others = [name for name in symbols if name not in ready]
-
-    def step(brought: dict[str, Any]) -> None:
-        arguments = {**ready, **{name: _in_core(brought[name]) for name in others}}
-        graph.jit_run(ti.lang.impl.current_cfg(), arguments)
-
-    return step, fields
+    return builder.compile(), ready
 
 
 def _in_core(argument: Any) -> Any:
