@@ -291,12 +291,14 @@ def one_pass(
     PAIRS = 4 if N >= 2048 else R // 2
     if C > 1 or (fixed and STRAY):
         PAIRS = 1 if fixed and N >= (1024 if C > 1 else 2048) else 2
-    AT_ONCE = 2 if N <= 1024 else 1  # likewise, entries of the table that a thread puts into shared memory
+    # Likewise, entries of the table that a thread asks for before it puts any into shared memory.
+    AT_ONCE = (2 if N <= 1024 else 1) if gradient or fixed else max(1, min(8, -(-layout.resident // BLOCK)))
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(ROWS, -(-H // T))  # rows of which some are finished with their frame
     WHOLE = min(ROWS, H // T)  # rows of which all are
     TWO_ROWS = [(m, min(m + 1, ROWS - 1)) for m in range(0, ROWS, 2)]
     HALF = R // 2
+    PIECES = max(1, -(-OVERLAP // 128))  # blocks that share what a run left over
     NEAR = SECTOR[dtype]
     # The last of a goal's numbers of which a thread may ask for one in time.
     WIDTH = goal_width(layout.room.rows if layout.room else 0, N // 2 + 1, stages)
@@ -714,18 +716,18 @@ def one_pass(
         items, runs = integers[ITEMS], integers[RUNS]
         if b < 128:
             while b < items:
-                for j in ti.static(range(C)):
-                    add_runs(partial, account, shared, b, j, runs, t)
+                add_runs(partial, account, shared, b, runs, t)
                 if t == 0:
                     item = finish(account, account, account, account, b)
                     if ti.static(totals):
                         total[b] = (total[b] if ti.static(adds) else 0) + item
                 b += 128
         elif ti.static(gradient):
-            seam = b - 128
-            while seam < items * runs:
-                add_left_over(gx, gy, halo, edge, integers, seam, runs, t)
-                seam += GRID
+            piece = b - 128
+            while piece < items * runs * PIECES:
+                run = ti.raw_div(piece, PIECES)
+                add_left_over(gx, gy, halo, edge, integers, run, runs, t + 128 * (piece - run * PIECES))
+                piece += GRID
 
     @ti.func
     def between(found: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
@@ -849,7 +851,7 @@ def one_pass(
     @ti.func
     def add_left_over(gx: ti.template(), gy: ti.template(), halo: ti.template(), edge: ti.template(),
                       integers: ti.template(), run, runs, t):  # fmt: skip
-        """What `run` and runs before it left over behind it, by 128 threads t; zeros where no frame is."""
+        """What `run` and runs before it left over behind it, by 128 PIECES threads t; zeros where no frame is."""
         b = ti.raw_div(run, runs)
         c = run - b * runs
         whole = integers[SAMPLES]
@@ -868,7 +870,7 @@ def one_pass(
             if n < OVERLAP:
                 sums += left_over(halo, integers, run, c, n)
             put(ti.static([gx] if fixed else [gx, gy]), edge, b, start + n, length, whole, sums, False)
-            n += 128
+            n += ti.static(128 * PIECES)
 
     @ti.func
     def fold(i, gx: ti.template(), gy: ti.template(), integers: ti.template(), edge: ti.template()):

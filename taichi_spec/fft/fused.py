@@ -179,26 +179,30 @@ class GPUEngine(BinEngine):
 def run_sums(parts: Parts, dtype: Any) -> Any:
     """The `ti.func` sums[b, column] ← Σ_c partial[b, c, j] over all runs c of an item, by the 128 threads t of a block.
 
-    shared: room for 128 numbers of each part.
+    All parts j at once, so that one does not wait for the other. shared: room for 128 numbers of each.
     """
     C = len(parts)
 
     @ti.func
-    def add_runs(partial: ti.template(), sums: ti.template(), shared: ti.template(), b, j: ti.template(), runs, t):
-        total = ti.cast(0, dtype)
+    def add_runs(partial: ti.template(), sums: ti.template(), shared: ti.template(), b, runs, t):
+        found = [ti.cast(0, dtype) for _ in ti.static(range(C))]
+        at = [t + ti.static(128 * j) for j in ti.static(range(C))]  # here: SPIR-V has no values from within an if
         c = t
         while c < runs:
-            total += partial[(b * runs + c) * C + j]
+            for j in ti.static(range(C)):
+                found[j] += partial[(b * runs + c) * C + j]
             c += 128
-        at = t + ti.static(128 * j)
         ti.simt.block.sync()  # until all have read the item before
-        shared[at] = total
+        for j in ti.static(range(C)):
+            shared[at[j]] = found[j]
         for s in ti.static((64, 32, 16, 8, 4, 2, 1)):
             ti.simt.block.sync()
             if t < s:
-                shared[at] = shared[at] + shared[at + s]
+                for j in ti.static(range(C)):
+                    shared[at[j]] = shared[at[j]] + shared[at[j] + s]
         if t == 0:
-            sums[b, ti.static(parts[j][0])] = shared[at]
+            for j in ti.static(range(C)):
+                sums[b, ti.static(parts[j][0])] = shared[at[j]]
 
     return add_runs
 

@@ -537,8 +537,7 @@ def sums_kernels(matrix: Matrix, dtype: Any, terms: tuple[Term, ...], parts: Par
             shared = ti.simt.block.SharedArray((128 * C,), dtype)
             t, b = i & 127, i >> 7
             while b < account.shape[0]:
-                for j in ti.static(range(C)):
-                    add_runs(totals, account, shared, b, j, integers[5], t)
+                add_runs(totals, account, shared, b, integers[5], t)
                 if t == 0:
                     item = finish(account, account, account, account, b)
                     total[b] = (total[b] if ti.static(adds) else 0) + item
