@@ -4,7 +4,7 @@ Kernels are compiled anew for each n_fft, and in one engine for each hop: so not
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -333,6 +333,21 @@ LEVELS = [
     (1e-12, 1e-12),
     (1e12, 1),
 ]
+
+
+@pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)
+def test_a_table_that_a_block_does_not_divide(monkeypatch):
+    """Its last entries are put into shared memory too."""
+    chosen = blocks.choose
+    monkeypatch.setattr(blocks, "choose", lambda *sizes: replace(chosen(*sizes), teams=4))
+    stft, (x, y) = ts.STFT(512), signals(9, 5000, dtype=np.float32)
+    value, grads = ts.value_and_grad(x, y, wrt="both", stft=stft)
+    expected = ts.reference.value_and_grad(x, y, stft)
+    layout = used().layout
+    assert layout.resident % layout.block
+    for result in (value, ts.spectral_loss(x, y, stft=stft)):
+        assert result == pytest.approx(expected[0].sum(), rel=TOLERANCE[np.float32])
+    assert error(grads, expected[1:]) < TOLERANCE[np.float32]
 
 
 @pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)

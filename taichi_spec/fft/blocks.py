@@ -1088,7 +1088,8 @@ def one_pass(
 
     def twiddles(sm, table, j, offset, stride):
         """A function from a radix's entry to its twiddle."""
-        return lambda e: constants(sm, table, j + (offset + e * stride), offset + (e + 1) * stride)
+        own = min(stride, T)  # threads' entries
+        return lambda e: constants(sm, table, j + (offset + e * stride), offset + e * stride + own)
 
     def window(kept, sm, table, t):
         """The window at points t + T m of its rows: what is kept of it, or else the table's."""
