@@ -12,6 +12,7 @@ from taichi.lang import impl
 from taichi.lang.misc import is_arch_supported
 
 ARCHS = {"cpu": ti.cpu, "cuda": ti.cuda, "metal": ti.metal, "vulkan": ti.vulkan}
+MOST_SHARED = 48 * 1024  # bytes of shared memory in a block, wherever the device has more
 
 
 def init(arch: str = "auto", **options: Any) -> str:
@@ -139,12 +140,23 @@ def cuda_multiprocessors() -> tuple[int, int]:
     return 0, 0
 
 
+def shared_bytes(arch: str) -> int:
+    """How much shared memory a kernel's block may have on this backend's device; 0 where kernels have none."""
+    if arch == "cuda":
+        return MOST_SHARED
+    if arch == "vulkan":
+        devices = vulkan_devices()
+        return min([MOST_SHARED, *(device.shared_bytes for device in devices if device.rank == devices[0].rank)])
+    return 0
+
+
 class VulkanDevice(NamedTuple):
     """A physical device as Vulkan lists it."""
 
     name: str
     kind: int
     float64: bool
+    shared_bytes: int  # of a block
 
     @property
     def is_software(self) -> bool:
@@ -179,9 +191,10 @@ def vulkan_devices() -> list[VulkanDevice]:
 
 
 def _describe(vk: Any, handle: ctypes.c_void_p) -> VulkanDevice:
-    properties = (ctypes.c_uint32 * 512)()  # VkPhysicalDeviceProperties, 824 bytes: type at 16, name at 20
+    # VkPhysicalDeviceProperties, 824 bytes: type at 16, name at 20, maxComputeSharedMemorySize at 512
+    properties = (ctypes.c_uint32 * 512)()
     features = (ctypes.c_uint32 * 64)()  # VkPhysicalDeviceFeatures, 55 flags: shaderFloat64 is the 39th
     vk.vkGetPhysicalDeviceProperties(handle, properties)
     vk.vkGetPhysicalDeviceFeatures(handle, features)
     name = bytes(properties)[20:276].split(b"\0")[0].decode(errors="replace")
-    return VulkanDevice(name, int(properties[4]), bool(features[39]))
+    return VulkanDevice(name, int(properties[4]), bool(features[39]), int(properties[128]))

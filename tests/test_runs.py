@@ -1,4 +1,5 @@
-"""How a GPU's teams share out the frames: none left out, none taken twice, and no team much longer at work than others."""
+"""How frames lie on the teams of a GPU, and how these share them out: none left out, none taken twice, and no team much
+longer at work than others."""
 
 import itertools
 
@@ -8,6 +9,7 @@ import taichi as ti
 from taichi_spec import STFT
 from taichi_spec.fft import blocks
 from taichi_spec.fft.runs import AHEAD, LEAST, MOST, Runs
+from taichi_spec.runtime import MOST_SHARED, VulkanDevice
 
 SHAPES = [  # transforms, items, teams, overlap
     (1, 1, 792, 3),
@@ -63,3 +65,24 @@ def test_teams_fill_multiprocessors(n_fft, registers, teams, monkeypatch):
     )
     monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (0, 0))
     assert blocks.teams_at_work(layout, ti.f32, registers) == blocks.GRID * layout.teams
+
+
+@pytest.mark.parametrize("hop_length,block", [(128, 256), (100, 64)])
+def test_frames_that_stray_lie_in_narrow_blocks(hop_length, block):
+    assert blocks.choose(STFT(512, hop_length), ti.f32, "cuda").block == block
+
+
+def test_a_block_has_the_shared_memory_of_its_device(monkeypatch):
+    """The first kind of devices is the one that Taichi takes; of two alike, nothing says which."""
+
+    def layout(*devices):
+        monkeypatch.setattr(
+            "taichi_spec.runtime.vulkan_devices", lambda: [VulkanDevice(*device) for device in devices]
+        )
+        return blocks.choose(STFT(4096), ti.f32, "vulkan")
+
+    little, much = 32 * 1024, 64 * 1024
+    assert layout(("discrete", 2, True, little)) is None
+    assert 8 * layout(("discrete", 2, True, much), ("software", 4, True, little)).block_cells <= MOST_SHARED
+    assert layout(("discrete", 2, True, much), ("discrete", 2, True, little)) is None
+    assert blocks.choose(STFT(4096), ti.f32, "cpu") is None

@@ -42,12 +42,11 @@ from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.fft.together import four_writer, fours
 from taichi_spec.framing import annotation
 from taichi_spec.launch import Launch
-from taichi_spec.runtime import arch_name, cuda_multiprocessors
+from taichi_spec.runtime import arch_name, cuda_multiprocessors, shared_bytes
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
 
 MAX_KNOWN = 2**30  # `known` keeps so many bits of an index
-SHARED_BYTES = {"cuda": 48 * 1024, "vulkan": 32 * 1024}  # of a block: Taichi gives no more, nor do many devices
 REGISTERS = 65_536  # of a multiprocessor, 32 bits each
 SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
 MARK = 0x7FC0DEAD  # the bits of a number that no signal has
@@ -1204,7 +1203,7 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
     width: how many numbers a quantity has, by stages.
     """
     n_fft = stft.n_fft
-    if n_fft < 64 or n_fft & (n_fft - 1) or arch not in SHARED_BYTES:
+    if n_fft < 64 or n_fft & (n_fft - 1) or not shared_bytes(arch):
         return None
     points = min(16, n_fft // 8)  # with 32 the program would be too long, see above
     threads = n_fft // points
@@ -1214,13 +1213,15 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
         arrays = len(stages.quantities) if stages.banded else 0
         room = Room(stft.n_bins, width, arrays, threads, 1 << threads.bit_length() // 2)
     # Taichi has a program of blocks of 256 threads fit 128 registers, a smaller one 255. More warps at work make up for
-    # fewer registers where a team is within a warp, and no others have to wait for it; float64 needs more registers.
+    # fewer registers where a team is within a warp, and no others have to wait for it; but float64 needs more registers,
+    # and where frames stray it is slower: at 512 and a hop of 100, 2^20 samples took a sixth longer, 2^26 a fortieth.
     # Else a block is a team: two of them wait for each other, and where one needs 170 registers fewer fit.
-    blocks = [256] * (dtype == ti.f32 and threads <= 32) + [64] if cuda else []
+    wide = dtype == ti.f32 and threads <= 32 and stft.hop_length % threads == 0
+    blocks = [256] * wide + [64] if cuda else []
     for block in [*blocks, least]:
         shape = Layout(n_fft, stft.hop_length, points, *_rows(stft, threads), _radices(n_fft, points),
                        max(least, block) // threads, cuda, 0, cuda and dtype == ti.f32, room)  # fmt: skip
-        free = SHARED_BYTES[arch] // (2 * itemsize(dtype)) - shape.block_cells
+        free = shared_bytes(arch) // (2 * itemsize(dtype)) - shape.block_cells
         if free >= 0:  # on Vulkan the window has a better place
             return replace(shape, resident=min(free, shape.entries if cuda else shape.offsets[-1]))
     return None
