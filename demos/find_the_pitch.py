@@ -53,19 +53,26 @@ def losses() -> dict[str, dict[str, Any]]:
 
 
 class Oscillators:
-    """Tones that differ in frequency and phase alone: ln frequency → chunks → samples."""
+    """Tones that differ in frequency and phase alone: ln frequency → chunks → samples.
 
-    def __init__(self, semitones: Signal, target: float, seed: int) -> None:
+    semitones: how far each one is off the target. phases: of its partials, in cycles  # (n, PARTIALS)
+    """
+
+    def __init__(self, semitones: Signal, phases: Signal, target: float) -> None:
         self.target = target  # Hz
         n = len(semitones)
         self.logarithms = ti.field(ti.f32, shape=n, needs_grad=True)  # of the frequency in Hz
         # A copy of each frequency for every chunk: threads would queue to add to a single gradient.
         self.frequencies = ti.field(ti.f32, shape=(n, N_SAMPLES // CHUNK), needs_grad=True)
         self.samples = ti.field(ti.f32, shape=(n, N_SAMPLES), needs_grad=True)
-        self.phases = ti.field(ti.f32, shape=(n, PARTIALS))  # in cycles
-        self.phases.from_numpy(np.random.default_rng(seed).random((n, PARTIALS), dtype=np.float32))
+        self.phases = ti.field(ti.f32, shape=(n, PARTIALS))
         self.total = ti.field(ti.f32, shape=(), needs_grad=True)
+        self.place(semitones, phases)
+
+    def place(self, semitones: Signal, phases: Signal) -> None:
+        """Other tones in the place of these: a loss on their fields is not compiled anew."""
         self.semitones = semitones
+        self.phases.from_numpy(phases)
 
     @property
     def semitones(self) -> Signal:
@@ -145,20 +152,30 @@ class Run(NamedTuple):
         return int(np.sum(self.cents < ARRIVED))
 
 
-def survey(target: float, goal: Signal, seed: int) -> dict[str, Landscape]:
-    """Every loss at every frequency of the axis."""
-    oscillators, landscapes = Oscillators(AXIS, target, seed), {}
-    with common.progress("surveying", len(losses())) as advance:
-        for name, options in losses().items():
-            values, slopes = oscillators.differentiate(oscillators.loss(goal, options))
+def random_phases(n: int, seed: int) -> Signal:
+    """Of n tones."""
+    return np.random.default_rng(seed).random((n, PARTIALS), dtype=np.float32)
+
+
+def survey(oscillators: Oscillators, chosen: dict[str, ts.SpectralLoss], seed: int) -> dict[str, Landscape]:
+    """Every loss at every frequency of the axis, as many at a time as there are oscillators."""
+    n, landscapes = len(oscillators.semitones), {}
+    places = np.resize(AXIS, -(-len(AXIS) // n) * n)
+    phases = random_phases(len(places), seed)
+    with common.progress("surveying", len(chosen)) as advance:
+        for name, loss in chosen.items():
+            found = []
+            for some in np.split(np.arange(len(places)), len(places) // n):
+                oscillators.place(places[some], phases[some])
+                found.append(oscillators.differentiate(loss))
+            values, slopes = (np.concatenate(parts)[: len(AXIS)] for parts in zip(*found, strict=True))
             landscapes[name] = Landscape(values / values.max(), np.sign(slopes) == np.sign(AXIS))
             advance(name)
     return landscapes
 
 
-def follow(options: dict[str, Any], oscillators: Oscillators, goal: Signal, steps: int, advance: Any) -> Run:
+def follow(loss: ts.SpectralLoss, oscillators: Oscillators, steps: int, advance: Any) -> Run:
     """Adam on ln frequency, each oscillator for itself; its step falls to 0 as half a cosine."""
-    loss = oscillators.loss(goal, options)
     adam = ts.optim.Adam([oscillators.logarithms], betas=(0.9, 0.99))
     history = [oscillators.semitones]
     for i in range(steps):
@@ -186,17 +203,19 @@ def main(argv: list[str] | None = None) -> None:
     rng, began = np.random.default_rng(args.seed), time.perf_counter()
     target = float(rng.uniform(180, 275))
     starts = STARTS + rng.uniform(-1, 1, len(STARTS)) * (np.abs(STARTS) < 24) * (np.abs(STARTS) > 7)
-    voice = Oscillators(np.zeros(1), target, args.seed + 1)
+    voice = Oscillators(np.zeros(1), random_phases(1, args.seed + 1), target)
     voice.run()
     goal = voice.samples.to_numpy()[0]
-    landscapes = survey(target, goal, args.seed + 2)
-    oscillators, runs = Oscillators(starts, target, args.seed + 3), {}
+    phases = random_phases(len(starts), args.seed + 3)
+    oscillators, runs = Oscillators(starts, phases, target), {}
     oscillators.run()
     before = oscillators.samples.to_numpy()
-    with common.progress("following", args.steps * len(losses())) as advance:
-        for name, options in losses().items():
-            oscillators.semitones = starts
-            runs[name] = follow(options, oscillators, goal, args.steps, lambda words, n=name: advance(f"{n}: {words}"))
+    chosen = {name: oscillators.loss(goal, options) for name, options in losses().items()}
+    landscapes = survey(oscillators, chosen, args.seed + 2)
+    with common.progress("following", args.steps * len(chosen)) as advance:
+        for name, loss in chosen.items():
+            oscillators.place(starts, phases)
+            runs[name] = follow(loss, oscillators, args.steps, lambda words, n=name: advance(f"{n}: {words}"))
     seconds = time.perf_counter() - began
 
     with common.all_or_nothing(args.out) as folder:

@@ -310,7 +310,7 @@ def test_find_the_pitch(demo, run_short, tmp_path, monkeypatch):
     quick = {name: options if name == "transport" else magnitudes for name, options in losses.items()}
     # The same options give the same again, and each loss is compiled anew.
     loss = once(module.Oscillators.loss, key=lambda oscillators, _, options: (oscillators, id(options)))
-    follow = once(module.follow, key=lambda options, *_: id(options))
+    follow = once(module.follow, key=lambda loss, *_: loss)
     monkeypatch.setattr(module.Oscillators, "loss", loss)
     constants = dict(losses=lambda: quick, follow=follow, AXIS=np.linspace(-27, 27, 37), GIF_FRAMES=2)
     out = run_short("find_the_pitch", "--steps", 40, "--out", tmp_path, **constants)
@@ -331,7 +331,7 @@ def test_find_the_pitch(demo, run_short, tmp_path, monkeypatch):
 
 def test_oscillators_are_differentiated(demo, cpu):
     module = demo("find_the_pitch")
-    oscillators = module.Oscillators(np.array([5.0, -9.0]), 240.0, seed=0)
+    oscillators = module.Oscillators(np.array([5.0, -9.0]), module.random_phases(2, seed=0), 240.0)
     loss = oscillators.loss(np.sin(0.1 * np.arange(module.N_SAMPLES, dtype=np.float32)), {"terms": ts.Power(p=2)})
     _, slopes = oscillators.differentiate(loss)
 
