@@ -52,7 +52,9 @@ class Chain:
         """Launches all. brought: what the launches name, and others perhaps."""
         if brought == self.brought:  # an array or a field is equal to itself alone
             self.graph.jit_run(self.config, self.arguments)
-        elif self.brought is None or self._has_other_fields(brought):
+            return
+        last, self.brought = self.brought, None  # should what follows fail, the next call begins anew
+        if last is None or any(isinstance(new, ti.Field) and new is not last[name] for name, new in brought.items()):
             self.config = ti.lang.impl.current_cfg()
             with repeats_kept(), without(self.without):
                 self.graph, self.arguments = _graph(self.launches, brought)
@@ -61,10 +63,6 @@ class Chain:
             self.arguments.update({name: _in_core(brought[name]) for name in brought.keys() & self.arguments.keys()})
             self.graph.jit_run(self.config, self.arguments)
         self.brought = brought
-
-    def _has_other_fields(self, brought: dict[str, Any]) -> bool:
-        assert self.brought is not None
-        return any(isinstance(old, ti.Field) and brought[name] is not old for name, old in self.brought.items())
 
 
 def _graph(launches: list[Launch], brought: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -41,3 +41,12 @@ def test_fields_that_are_made_later_change_nothing(restarted):
     later.fill(4)
     assert first.to_numpy().tolist() == [3] * 3
     assert later.to_numpy().tolist() == [4] * 5
+
+
+def test_a_chain_follows_the_arrays_and_numbers_of_each_call(restarted):
+    first, second = new_array(ti.f32, (3,)), new_array(ti.f32, (3,))
+    chain = Chain([Launch(add_to_array, ("amount", "by"))])
+    for amount, by in ((first, 1), (first, 1), (first, 10), (second, 10), (second, 10), (first, 100)):
+        chain(amount=amount, by=by)
+    assert first.to_numpy().tolist() == [112] * 3
+    assert second.to_numpy().tolist() == [20] * 3
