@@ -7,7 +7,7 @@ import pytest
 import taichi as ti
 
 from taichi_spec import STFT
-from taichi_spec.fft import blocks
+from taichi_spec.fft import blocks, lanes
 from taichi_spec.fft.runs import AHEAD, LEAST, MOST, Runs
 from taichi_spec.runtime import MOST_SHARED, VulkanDevice
 
@@ -86,3 +86,13 @@ def test_a_block_has_the_shared_memory_of_its_device(monkeypatch):
     assert 8 * layout(("discrete", 2, True, much), ("software", 4, True, little)).block_cells <= MOST_SHARED
     assert layout(("discrete", 2, True, much), ("discrete", 2, True, little)) is None
     assert blocks.choose(STFT(4096), ti.f32, "cpu") is None
+
+
+@pytest.mark.parametrize("log2_samples,pack,runs", [
+    (10, 1, 1), (12, 1, 2), (14, 1, 4), (15, 1, 4), (16, 1, 8), (18, 1, 16), (22, 1, 64), (14, 2, 4), (16, 2, 4), (18, 2, 16)
+])  # fmt: skip
+def test_runs_on_the_cpu_are_worth_their_beginning(log2_samples, pack, runs):
+    """Of eight lanes; the shorter the signal, the fewer."""
+    layout = lanes.layout(STFT(1024), 1024, 2**log2_samples, 1, pack, 8, 2, 1, 513, 0, 0)
+    assert layout.runs == runs
+    assert layout.frames * layout.segments >= layout.total > layout.frames * (layout.segments - 1)

@@ -58,7 +58,9 @@ from taichi_spec.terms import Term
 
 BLOCK_BYTES = 1 << 14  # parts of a transform that are finished within the first cache
 TASK = 512  # iterations of a parallel loop: Taichi gives a CPU's thread no fewer, whatever `block_dim` says
-RUNS = 16  # so many runs at least, where there are enough frames: what many cores can share
+# So many runs at least, where there are enough frames: what many cores can share. But a run begins and ends in the time
+# that one and a half transforms take: there are no more than FEW where each would have less than LEAST of them.
+RUNS, FEW, LEAST = 16, 4, 4
 
 Size = ti.types.struct(
     n=ti.i32, inner=ti.i32, hop=ti.i32, samples=ti.i32, items=ti.i32, pad=ti.i32, reflect=ti.i32, total=ti.i32,
@@ -87,7 +89,8 @@ def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes:
     n, hop, total = stft.n_fft, min(stft.hop_length, 2**30), stft.n_frames(n_samples)
     # A segment is long enough that its halo is small beside it, but there are RUNS runs if there are that many frames.
     most = max(32, -(-8 * n // hop))
-    fair = -(-total * batch // (RUNS * lanes))
+    fair, fewer = (-(-total * batch // (number * lanes)) for number in (RUNS, FEW))
+    fair = max(fair, min(fewer, LEAST * pack))
     segments = -(-total // max(pack, min(most, fair)))
     frames = -(-total // segments)
     segments = -(-total // frames)
