@@ -35,7 +35,7 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import new_array, new_vectors, upload, upload_integers
-from taichi_spec.bins import Parts
+from taichi_spec.bins import Account, Parts, finish_function
 from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import BinEngine
 from taichi_spec.fft.lanes_compare import (
@@ -137,8 +137,8 @@ def lane_kernel(
     dtype: Any,
     radices: tuple[int, ...],
     chirped: bool,
+    terms: tuple[Term, ...],
     parts: Parts,
-    coefficients: int,
     stages: Stages | None,
     is_field: bool,
     fixed: bool,
@@ -150,8 +150,8 @@ def lane_kernel(
         dtype: ti.f32 or ti.f64.
         radices: those of the plan, each once.
         chirped: whether frames are transformed by Bluestein's way.
+        terms: what the loss is made of, for the functions of the sums.
         parts: what is summed, and in which column of `account`.
-        coefficients: in which column of it the coefficients begin.
         stages: how the quantities are made that are summed, or None for whole bins, a bin at a time.
         is_field: whether the signals are fields or ndarrays; the gradients are ndarrays.
         fixed: whether the target is an array of quantities, packed by `goal_kernel`, rather than a signal.
@@ -159,6 +159,8 @@ def lane_kernel(
     """
     L = lane_count(dtype)
     C = len(parts)
+    account_of = Account.of(terms)
+    finish = finish_function(terms, dtype, account_of)
     pack = 2 if fixed else 1  # frames of a segment in one transform
     streams = 1 if fixed else 2  # signals in one transform
     Signal = ti.template() if is_field else ti.types.ndarray()
@@ -669,8 +671,9 @@ def lane_kernel(
     def fused(x: Signal, y: Signal, grad_x: Gradient, grad_y: Gradient, account: Numbers2,
               goal: Vectors, window: Numbers, twiddles: Numbers, chirp: Numbers, response: Numbers, gains: Numbers,
               entries: Numbers, bands: Integers, loops: Table3, pairs: Table2, seats: Table3, work: Vectors,
-              halo: Numbers, edge: Numbers, shares: Doubles, taken: Integers, sizes: Table2, slots: ti.i32):  # fmt: skip
-        """totals of each sum, and with `backward` the gradients. The signals, the target, tables, work memory, sizes."""
+              halo: Numbers, edge: Numbers, shares: Doubles, taken: Integers, sizes: Table2, total: Numbers,
+              slots: ti.i32):  # fmt: skip
+        """Sums and totals, and with `backward` the gradients. The signals, the target, tables, work memory, sizes."""
         for task in range(slots * TASK):
             if task % TASK == 0:
                 slot, size = task // TASK, size_of(sizes)
@@ -686,7 +689,7 @@ def lane_kernel(
                     while l < L:
                         for j in ti.static(range(C)):
                             shares[(run * L + l) * C + j] = 0
-                            column = ti.static(coefficients + parts[j][0])
+                            column = ti.static(account_of.coefficients + parts[j][0])
                             work[notes + NOTES + j][l] = account[seats[run, 0, l], column]
                         l = (l + 1) ^ zero
                     for step in range(size.steps):
@@ -745,6 +748,7 @@ def lane_kernel(
                         for segment in range(size.segments):
                             value += shares[(item * size.segments + segment) * C + j]
                         account[item, ti.static(parts[j][0])] = ti.cast(value, dtype)
+                    total[item] = finish(account, account, account, account, item)
                     item = (item + slots) ^ size.zero
                 if ti.static(backward):
                     item = slot ^ size.zero
@@ -873,14 +877,13 @@ class LanesEngine(BinEngine):
         radices = tuple(sorted(set(self.plan.radices)))
         if set(radices) <= {4, 8}:
             radices = (4, 8)  # one kernel for all powers of two
-        kernel = lane_kernel(
-            self.dtype, radices, self.chirped, parts, self.at.coefficients, self.stages, self.is_field, self.fixed,
-            backward)  # fmt: skip
+        kernel = lane_kernel(self.dtype, radices, self.chirped, self.terms, parts, self.stages, self.is_field,
+                             self.fixed, backward)  # fmt: skip
         unused = self.window  # an array where the kernel reads and writes none
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
         arguments = (
             "x", "x" if self.fixed else "y", *gradients, self.account, self.goal, self.window,
             self.twiddles, self.chirp, self.response, self.gains, self.entries, self.bands, self.loops, self.pairs,
             self.seats, self.work, self.halo, self.edge, self.shares_of_segments, self.taken, self.sizes,
-            self.layout.slots)  # fmt: skip
-        return [Launch(kernel, arguments), self._finish(total)]
+            total, self.layout.slots)  # fmt: skip
+        return [Launch(kernel, arguments)]
