@@ -46,7 +46,7 @@ class FusedSum(FusedEngine):
             launches += [*engine.launches(self.part, parts[0], parts[1]), Launch(add_kernel(), (self.part, total))]
             for part, grad in zip(parts, (grad_x, grad_y), strict=True):
                 if grad is not None:
-                    launches.append(Launch(add_scaled_kernel(False), (part, self.ones, grad)))
+                    launches.append(Launch(add_scaled_kernel(False, self.batch == 1), (part, self.ones, grad)))
         return launches
 
     def shares(self) -> NDArray[Any]:

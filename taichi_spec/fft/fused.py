@@ -43,7 +43,8 @@ class FusedEngine(ABC):
         """grad_x += upstream[b] ∂L/∂x as the last `forward` kept it, and grad_y likewise; either may be None."""
         asked = grad_x is not None, grad_y is not None
         if asked not in self.ways_back:
-            kernel, three = add_scaled_kernel(self.is_field), zip(self.kept, ("grad_x", "grad_y"), asked)
+            kernel = add_scaled_kernel(self.is_field, self.batch == 1)
+            three = zip(self.kept, ("grad_x", "grad_y"), asked)
             launches = [Launch(kernel, (kept, "upstream", name)) for kept, name, wanted in three if wanted]
             self.ways_back[asked] = Chain(launches)
         self.ways_back[asked](upstream=upstream, grad_x=grad_x, grad_y=grad_y)
@@ -208,14 +209,21 @@ def run_sums(parts: Parts, dtype: Any) -> Any:
 
 
 @cache
-def add_scaled_kernel(is_field: bool) -> Any:
-    """The kernel that adds a kept gradient to the user's."""
+def add_scaled_kernel(is_field: bool, alone: bool) -> Any:
+    """The kernel that adds a kept gradient to the user's. alone: whether there is one item, and no index to be divided."""
     Signal = annotation(is_field)
 
     @ti.kernel
     def add_scaled(kept: ti.types.ndarray(), upstream: ti.types.ndarray(), grad: Signal):
         """grad[b, s] += upstream[b] kept[b, s]."""
-        for b, s in ti.ndrange(kept.shape[0], kept.shape[1]):
-            add(grad, b, s, upstream[b] * kept[b, s])
+        if ti.static(alone):
+            for s in range(kept.shape[1]):
+                add(grad, 0, s, upstream[0] * kept[0, s])
+        elif ti.static(is_field):
+            for b, s in ti.ndrange(*grad.shape):  # known sizes
+                add(grad, b, s, upstream[b] * kept[b, s])
+        else:
+            for b, s in ti.ndrange(kept.shape[0], kept.shape[1]):
+                add(grad, b, s, upstream[b] * kept[b, s])
 
     return add_scaled
