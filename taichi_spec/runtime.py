@@ -116,8 +116,7 @@ def has_float64() -> bool:
     """Whether the current device computes in float64."""
     name = arch_name()
     if name == "vulkan":
-        devices = vulkan_devices()
-        return all(device.float64 for device in devices if device.rank == devices[0].rank)
+        return all(device.float64 for device in _first_devices())
     return name != "metal"
 
 
@@ -145,8 +144,7 @@ def shared_bytes(arch: str) -> int:
     if arch == "cuda":
         return MOST_SHARED
     if arch == "vulkan":
-        devices = vulkan_devices()
-        return min([MOST_SHARED, *(device.shared_bytes for device in devices if device.rank == devices[0].rank)])
+        return min([MOST_SHARED, *(device.shared_bytes for device in _first_devices())])
     return 0
 
 
@@ -188,6 +186,12 @@ def vulkan_devices() -> list[VulkanDevice]:
     devices = [_describe(vk, ctypes.c_void_p(handle)) for handle in handles]
     vk.vkDestroyInstance(instance, None)
     return sorted(devices, key=lambda device: device.rank)
+
+
+def _first_devices() -> list[VulkanDevice]:
+    """Those that Taichi may have taken: of several of one rank, nothing says which."""
+    devices = vulkan_devices()
+    return [device for device in devices if device.rank == devices[0].rank]
 
 
 def _describe(vk: Any, handle: ctypes.c_void_p) -> VulkanDevice:
