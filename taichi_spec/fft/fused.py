@@ -122,9 +122,9 @@ class BinEngine(FusedEngine):
         numbers = np.zeros((batch, at.values + len(terms)))
         numbers[:, at.weights : at.weights + len(terms)] = weights
         self.account = upload(numbers, dtype)
-        self.finish_kernel = finish_kernel(terms, dtype, at)
         self._total = new_array(dtype, (batch,))
-        Chain([self._finish(self._total)])()
+        # The coefficients that are no functions of sums, before the first pass; each pass finishes its sums itself.
+        Chain([Launch(finish_kernel(terms, dtype, at), (self.account,) * 4 + (self._total,))])()
 
     def launches(self, total: Any, grad_x: Any, grad_y: Any, adds: bool = False) -> list[Launch]:
         """As `FusedEngine` says."""
@@ -136,10 +136,6 @@ class BinEngine(FusedEngine):
         """As `FusedEngine` says."""
         shares: NDArray[Any] = self.account.to_numpy()[:, self.at.values :]
         return shares
-
-    def _finish(self, total: Any) -> Launch:
-        """total, and in the account values and coefficients, ← those of its sums."""
-        return Launch(self.finish_kernel, (self.account,) * 4 + (total,))
 
     def _after_sums(self, grad_x: Any, grad_y: Any, total: Any, adds: bool) -> list[Launch]:
         """The gradients of a loss whose coefficients are functions of sums: a pass that finds those, then the pass itself."""
