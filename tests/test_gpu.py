@@ -82,7 +82,7 @@ SMALL = ts.STFT(64, 16, center=True)
 @pytest.mark.parametrize("shape", [(2, 70_003), (1, 150_000), (2049, 64)], ids=str)
 def test_long_signals_and_large_batches(kind, shape, monkeypatch):
     """Teams have several runs then, of several frames; matrices several chunks of frames."""
-    monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (2, 228 * 1024))
+    monkeypatch.setattr(blocks, "teams_at_work", lambda *_: 128)
     monkeypatch.setattr("taichi_spec.fft.runs.AHEAD", 1)
     monkeypatch.setattr("taichi_spec.fft.runs.LEAST", 4)
     x, y = signals(1, *shape, dtype=np.float32)
