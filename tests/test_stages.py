@@ -161,7 +161,7 @@ def test_items_are_cut_to_their_lengths(stft, terms):
     values, grads = ts.value_and_grad(x, y, wrt="both", **options)
     assert is_fused()
     evaluation = next(reversed(functional._recent.values()))
-    for used in (evaluation.engine.halo, evaluation.engine.edge, evaluation.grad_x, evaluation.grad_y):
+    for used in (evaluation.engine.scratch, evaluation.grad_x, evaluation.grad_y):
         used.fill(np.nan)
     again, again_grads = ts.value_and_grad(x, y, wrt="both", **options)
     assert np.array_equal(again, values)

@@ -2,7 +2,7 @@
 
 A team of threads walks a run of neighbouring frames. Each thread holds `points` values of the frame in registers:
 window, transform, distance per bin, transform back, window. Frames overlap-add in registers, and a sample's gradient is
-written once, when the run has passed it. Only the tail that a run shares with the next goes through `halo`.
+written once, when the run has passed it. Only the tail that a run shares with the next goes through `scratch`.
 
 The transform is Stockham's: every pass holds points t, t + T, t + 2T, ... of the frame (of T threads this one is t),
 does its small DFTs in registers, and scatters the results through shared memory so that the last pass leaves bin t + T m in
@@ -31,7 +31,7 @@ import numpy as np
 import taichi as ti
 from numpy.typing import NDArray
 
-from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, new_vectors, upload, upload_integers
+from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, upload, upload_integers
 from taichi_spec.bins import Account, Parts, columns_of, finish_function, quantities_of, transport_parts
 from taichi_spec.fft.blocks_compare import BandPlaces, Room, band_tables, by_stages
 from taichi_spec.fft.butterflies import fused_dft
@@ -52,8 +52,8 @@ SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
 MARK = 0x7FC0DEAD  # the bits of a number that no signal has
 # Integers at the head of a kernel's table, for each of its passes: 0, which the compiler is not to know; items, samples of an
 # item, frames of an item; the three numbers of `Runs` and the three of `Runs.turns`; of a fixed target, numbers from an
-# item to the next and from a frame.
-HEAD = 12
+# item to the next and from a frame; where in `scratch` padded positions begin.
+HEAD = 13
 GRID = 2048  # blocks that are launched: more than a large GPU has at work side by side
 
 
@@ -219,34 +219,36 @@ def fused_kernel(
         adds: whether total and gradients are added to what is there.
     """
     same = is_field, fixed, edges, stages, places, cut, adds
-    last = one_pass(layout, dtype, terms, parts, gradient, True, *same)
-    passes = [one_pass(layout, dtype, terms, before, False, False, *same), last] if before else [last]
+    last = one_pass(layout, dtype, terms, parts, before, gradient, True, *same)
+    passes = [one_pass(layout, dtype, terms, before, (), False, False, *same), last] if before else [last]
     BLOCK = layout.block
     Values = ti.types.ndarray(dtype=dtype, ndim=1)
     Matrix = ti.types.ndarray(dtype=dtype, ndim=2)
-    Pairs = ti.types.ndarray(dtype=ti.types.vector(2, dtype), ndim=1)
     Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
     Signal = annotation(is_field)
 
     @ti.kernel
     def fused(x: Signal, y: Values if fixed else Signal, gx: Matrix, gy: Matrix, table: Values, integers: Integers,
-              halo: Pairs, edge: Matrix, partial: Values, account: Matrix, total: Values):  # fmt: skip
-        """Sums and totals, and gradients. Each argument costs 2 µs a call: hence tables, and sizes among the integers."""
+              scratch: Values, account: Matrix, total: Values):  # fmt: skip
+        """Sums and totals, and gradients. scratch: see `scratch_of`.
+
+        Each argument costs 2 µs a call, 4 where the processor's caches are cold: hence tables, and sizes among integers.
+        """
         # The bounds of all loops are constants: others take a launch to find out.
         for one in ti.static(passes):
             # Every run of frames, by one team.
             ti.loop_config(block_dim=BLOCK)
             for i in range(GRID * BLOCK):
                 if i < one.threads(integers):
-                    one.walk(i, x, y, gx, gy, table, integers, halo, edge, partial, account)
+                    one.walk(i, x, y, gx, gy, table, integers, scratch, account)
             # The sums and the total of each item, by one block; by others, what runs left over onto what the next wrote.
             ti.loop_config(block_dim=128)
             for i in range(ti.static(one.settling * 128)):
-                one.settle(i, gx, gy, integers, halo, edge, partial, account, total)
+                one.settle(i, gx, gy, integers, scratch, account, total)
         if ti.static(gradient and edges == "reflect"):
             # Padded positions fold back onto the samples that they mirror: at the left edge, then at the right.
             for i in range(GRID * 16):
-                last.fold(i, gx, gy, integers, edge)
+                last.fold(i, gx, gy, integers, scratch)
 
     return fused
 
@@ -256,6 +258,7 @@ def one_pass(
     dtype: Any,
     terms: tuple[Term, ...],
     parts: Parts,
+    before: Parts,
     gradient: bool,
     totals: bool,
     is_field: bool,
@@ -266,14 +269,19 @@ def one_pass(
     cut: bool,
     adds: bool,
 ) -> SimpleNamespace:
-    """The functions of one pass. Arguments: as `fused_kernel`'s; totals: whether it makes them.
+    """The functions of one pass. Arguments: as `fused_kernel`'s.
+
+    parts: what is measured. before: of which parts a pass before has the sums. totals: whether this one makes them.
 
     threads: how many walk; walk: what a thread of a team does; settle: what one of `settling` blocks of 128 threads does
     then; fold: what one of 16 GRID threads does last, where edges are reflected.
     """
-    measures, C, powers = measures_of(parts, fixed, dtype), len(parts), power_of_two(dtype)
-    SUMS = columns_of(terms)[-1]  # C of the pass that makes the totals
-    finish, add_runs = finish_function(terms, dtype, Account.of(terms)), run_sums(parts, dtype)
+    BY_STAGES = stages is not None
+    wanted = tuple(part for part in parts if BY_STAGES or part not in before)
+    C, SUMS = len(parts), len(wanted)
+    RECORD = record_of(layout, SUMS, fixed, gradient)
+    measures, powers = measures_of(parts, fixed, dtype, tuple(map(parts.index, wanted))), power_of_two(dtype)
+    finish, add_runs = finish_function(terms, dtype, Account.of(terms)), run_sums(wanted, RECORD, dtype)
     COEFFICIENTS = Account.of(terms).coefficients
     write_four = four_writer(dtype, adds)
     N, H, R, T = layout.n_fft, layout.hop, layout.points, layout.threads
@@ -301,7 +309,6 @@ def one_pass(
     NEAR = SECTOR[dtype]
     # The last of a goal's numbers of which a thread may ask for one in time.
     WIDTH = goal_width(layout.room.rows if layout.room else 0, N // 2 + 1, stages)
-    BY_STAGES = stages is not None
     CUDA = layout.cuda
     WARP = CUDA and T <= 32  # a team lies within a warp
     SHUFFLES, GROUP = layout.shuffles, layout.group
@@ -310,9 +317,8 @@ def one_pass(
     LOG_T, LOG_GROUP = T.bit_length() - 1, GROUP.bit_length() - 1
     pair = ti.types.vector(2, dtype)
     # Where `integers` has what it begins with, once for a pass of the value alone and once for a pass with gradients.
-    ZERO, ITEMS, SAMPLES, ALL_FRAMES, RUNS, LONGS, SHORT, AT_WORK, LONG_TURNS, TURNS, ITEM_STRIDE, FRAME_STRIDE = (
-        HEAD * gradient + i for i in range(HEAD)
-    )
+    (ZERO, ITEMS, SAMPLES, ALL_FRAMES, RUNS, LONGS, SHORT, AT_WORK, LONG_TURNS, TURNS, ITEM_STRIDE, FRAME_STRIDE,
+     PADDED) = (HEAD * gradient + i for i in range(HEAD))  # fmt: skip
     LENGTHS = places.end
     Bits = ti.i64 if dtype == ti.f64 else ti.i32
     ENTRIES, WINDOW, RESIDENT = layout.entries, layout.offsets[-1], layout.resident
@@ -384,7 +390,7 @@ def one_pass(
 
     @ti.func
     def outside(p, length):
-        """Where `edge` keeps what belongs to position p outside the signal; -1 if nothing does."""
+        """Which of an item's padded positions p is, if it is outside the signal; -1 if none."""
         q = -1
         if ti.static(edges == "reflect"):
             q = ti.select(p < 0, p + PAD, p - length + PAD)
@@ -392,8 +398,14 @@ def one_pass(
         return q
 
     @ti.func
-    def put(gs: ti.template(), edge: ti.template(), b, p, length, whole, values: ti.template(), adding: ti.template()):
-        """Write gradients at position p of item b; reflected positions outside the signal go to `edge`.
+    def padded_at(integers: ti.template(), b, q):
+        """Where in `scratch` the gradient of x lies at padded position q of item b; that of y is 2 PAD further on."""
+        return integers[PADDED] + b * ti.static(4 * PAD) + q
+
+    @ti.func
+    def put(gs: ti.template(), scratch: ti.template(), integers: ti.template(), b, p, length, whole,
+            values: ti.template(), adding: ti.template()):  # fmt: skip
+        """Write gradients at position p of item b; reflected positions outside the signal go to `scratch`.
 
         An item that is cut has no gradient from there on to its `whole` length.
         """
@@ -410,11 +422,12 @@ def one_pass(
                         gs[s][b, p] = 0
             q = outside(p, length)
             if q >= 0:
+                at = padded_at(integers, b, q)
                 for s in ti.static(range(len(gs))):
-                    edge[2 * b + s, q] = values[s]
+                    scratch[at + ti.static(2 * PAD * s)] = values[s]
 
     @ti.func
-    def taken(gs: ti.template(), edge: ti.template(), b, p, length):
+    def taken(gs: ti.template(), scratch: ti.template(), integers: ti.template(), b, p, length):
         """What `put` wrote there, of both signals."""
         values = ti.Vector.zero(dtype, 2)
         if 0 <= p < length:
@@ -423,8 +436,9 @@ def one_pass(
         else:
             q = outside(p, length)
             if q >= 0:
+                at = padded_at(integers, b, q)
                 for s in ti.static(range(len(gs))):
-                    values[s] = edge[2 * b + s, q]
+                    values[s] = scratch[at + ti.static(2 * PAD * s)]
         return values
 
     @ti.func
@@ -620,8 +634,7 @@ def one_pass(
 
     @ti.func
     def walk(i, x: ti.template(), y: ti.template(), gx: ti.template(), gy: ti.template(), table: ti.template(),
-             integers: ti.template(), halo: ti.template(), edge: ti.template(), partial: ti.template(),
-             account: ti.template()):  # fmt: skip
+             integers: ti.template(), scratch: ti.template(), account: ti.template()):  # fmt: skip
         """Thread i's share of all runs of frames that its team takes."""
         zero = integers[ZERO]
         sm = ti.simt.block.SharedArray((SHARED[0],), SHARED[1])
@@ -647,7 +660,7 @@ def one_pass(
             if ti.static(cut):
                 length, frames = integers[LENGTHS + 2 * b], integers[LENGTHS + 1 + 2 * b]
             factors = [account[b, ti.static(COEFFICIENTS + parts[j][0])] for j in ti.static(range(C))]
-            found = [ti.cast(0, dtype) for _ in ti.static(range(C))]
+            found = [ti.cast(0, dtype) for _ in ti.static(range(SUMS))]
             wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES)))]
             re = [ti.cast(0, dtype) for _ in ti.static(range(R))]
             im = [ti.cast(0, dtype) for _ in ti.static(range(R))]
@@ -692,30 +705,30 @@ def one_pass(
                     between(found, re, im, sm, team, role, b, f, frames, y, item_stride, frame_stride, live, scale,
                             factors, table, integers, zero)  # fmt: skip
                 else:
-                    write_frames(re, im, gx, gy, table, kept, wait, scale, sm, team, role, edge, b, start, length, whole,
-                                 inside, exists, zero)  # fmt: skip
+                    write_frames(re, im, gx, gy, table, kept, wait, scale, sm, team, role, scratch, integers, b, start,
+                                 length, whole, inside, exists, zero)  # fmt: skip
                 f += FRAMES
             b, c, exists = run_at(integers, turn)  # found again, for the same reason
             run = b * integers[RUNS] + c
             if ti.static(KEEP > 0):
                 after = role_at(end * H - LEFT, t, zero)
-                leave_tail(halo, wait, after, run, exists, zero)
-            add_team(found, partial, run * C, sm, team, t, exists, zero)
+                leave_tail(scratch, wait, after, run, exists, zero)
+            add_team(found, scratch, run * RECORD, sm, team, t, exists, zero)
             sync()
             turn += integers[AT_WORK]
 
     @ti.func
-    def settle(i, gx: ti.template(), gy: ti.template(), integers: ti.template(), halo: ti.template(), edge: ti.template(),
-               partial: ti.template(), account: ti.template(), total: ti.template()):  # fmt: skip
+    def settle(i, gx: ti.template(), gy: ti.template(), integers: ti.template(), scratch: ti.template(),
+               account: ti.template(), total: ti.template()):  # fmt: skip
         """What is to be done when all runs have ended."""
         # On CUDA all passes must ask for the same: Taichi takes the first pass's array for the others' too.
-        shared = ti.simt.block.SharedArray((128 * SUMS,), dtype)
+        shared = ti.simt.block.SharedArray((ti.static(128 * columns_of(terms)[-1]),), dtype)
         t = i & 127
         b = i >> 7
         items, runs = integers[ITEMS], integers[RUNS]
         if b < 128:
             while b < items:
-                add_runs(partial, account, shared, b, runs, t)
+                add_runs(scratch, account, shared, b, runs, t)
                 if t == 0:
                     item = finish(account, account, account, account, b)
                     if ti.static(totals):
@@ -725,7 +738,7 @@ def one_pass(
             piece = b - 128
             while piece < items * runs * PIECES:
                 run = ti.raw_div(piece, PIECES)
-                add_left_over(gx, gy, halo, edge, integers, run, runs, t + 128 * (piece - run * PIECES))
+                add_left_over(gx, gy, scratch, integers, run, runs, t + 128 * (piece - run * PIECES))
                 piece += GRID
 
     @ti.func
@@ -737,7 +750,7 @@ def one_pass(
         """What is done to a frame's bins; adds this thread's sums."""
         if ti.static(not BY_STAGES):
             more = spectral(re, im, sm, team, t, row, f, frames, y, item_stride, frame_stride, scale, factors, zero)
-            for j in ti.static(range(C)):
+            for j in ti.static(range(SUMS)):
                 found[j] += ti.select(live, more[j], ti.cast(0, dtype))
         else:
             second = live and f + 1 < frames
@@ -747,9 +760,9 @@ def one_pass(
     @ti.func
     def write_frames(re: ti.template(), im: ti.template(), gx: ti.template(), gy: ti.template(), table: ti.template(),
                      kept: ti.template(), wait: ti.template(), scale: ti.template(), sm: ti.template(), team: ti.template(),
-                     t: ti.template(), edge: ti.template(), b: ti.template(), start: ti.template(),
-                     length: ti.template(), whole: ti.template(), inside: ti.template(), exists: ti.template(),
-                     zero: ti.template()):  # fmt: skip
+                     t: ti.template(), scratch: ti.template(), integers: ti.template(), b: ti.template(),
+                     start: ti.template(), length: ti.template(), whole: ti.template(), inside: ti.template(),
+                     exists: ti.template(), zero: ti.template()):  # fmt: skip
         """Windows what came back and emits it. re and im: the gradients of y's frame and of x's, exchanged."""
         if ti.static(BY_STAGES):
             for m in ti.static(range(FIRST, FIRST + ROWS)):
@@ -783,15 +796,16 @@ def one_pass(
             second_sums = ti.static(add_waiting([second], wait))
             emit(second_sums, gs, wait, role, b, start + H, whole, inside)
             if not inside and exists:
-                emit_at_edges(ti.static(first_sums + second_sums), gs, edge, t, role, b, start, length, whole, zero)
+                emit_at_edges(ti.static(first_sums + second_sums), gs, scratch, integers, t, role, b, start, length,
+                              whole, zero)  # fmt: skip
         else:
             sums = ti.static(add_waiting(windowed[::-1], wait))
             emit(sums, gs, wait, t, b, start, whole, inside)
             if not inside and exists:
-                emit_at_edges(sums, gs, edge, t, role, b, start, length, whole, zero)
+                emit_at_edges(sums, gs, scratch, integers, t, role, b, start, length, whole, zero)
         if ti.static(H > SPAN):  # noqa: SIM102  one is known when the kernel is compiled
             if exists:
-                emit_between(gs, edge, t, b, start, length, whole)
+                emit_between(gs, scratch, integers, t, b, start, length, whole)
 
     @ti.func
     def role_at(start, t: ti.template(), zero: ti.template()):
@@ -805,28 +819,31 @@ def one_pass(
         return role
 
     @ti.func
-    def leave_tail(halo: ti.template(), wait: ti.template(), role, run: ti.template(),
+    def leave_tail(scratch: ti.template(), wait: ti.template(), role, run: ti.template(),
                    exists: ti.template(), zero: ti.template()):  # fmt: skip
-        """What still waits at the end of a run goes to the halo. role: in the next frame, if there were one."""
+        """What still waits at the end of a run is its tail. role: in the next frame, if there were one."""
         for m in range(KEEP + zero):  # + 0, as in load_frames
             n = role + T * m
             if n < OVERLAP and exists:
-                halo[run * OVERLAP + n] = ti.Vector([wait[0], wait[0 if fixed else KEEP]])
+                at = run * RECORD + n
+                scratch[at + SUMS] = wait[0]
+                if ti.static(not fixed):
+                    scratch[at + ti.static(SUMS + OVERLAP)] = wait[KEEP]
             for k in ti.static(range(len(wait) - 1)):
                 wait[k] = wait[k + 1]
 
     @ti.func
-    def add_team(values: ti.template(), partial: ti.template(), first: ti.template(), sm: ti.template(),
+    def add_team(values: ti.template(), scratch: ti.template(), first: ti.template(), sm: ti.template(),
                  team: ti.template(), t: ti.template(), writes: ti.template(), zero: ti.template()):  # fmt: skip
-        """partial[first + j] ← the sum of a team's j-th values, its threads always added in the same order."""
+        """scratch[first + j] ← the sum of a team's j-th values, its threads always added in the same order."""
         sync()
-        for j in ti.static(range(C)):
+        for j in ti.static(range(SUMS)):
             store(sm, team + t + ti.static(T * j), values[j], values[j])
         s = T // 2 + zero  # + 0, as in load_frames
         while s > 0:
             sync()
             if t < s:
-                for j in range(C + zero):
+                for j in range(SUMS + zero):
                     at = team + t + T * j
                     ours, unused = fetch(sm, at)
                     theirs, _ = fetch(sm, at + s)
@@ -834,9 +851,9 @@ def one_pass(
             s = s >> 1
         sync()
         j = t
-        while j < C and writes:
+        while j < SUMS and writes:
             whole, _ = fetch(sm, team + T * j)
-            partial[first + j] = whole
+            scratch[first + j] = whole
             j += T
 
     @ti.func
@@ -848,8 +865,8 @@ def one_pass(
         return length
 
     @ti.func
-    def add_left_over(gx: ti.template(), gy: ti.template(), halo: ti.template(), edge: ti.template(),
-                      integers: ti.template(), run, runs, t):  # fmt: skip
+    def add_left_over(gx: ti.template(), gy: ti.template(), scratch: ti.template(), integers: ti.template(), run, runs,
+                      t):  # fmt: skip
         """What `run` and runs before it left over behind it, by 128 PIECES threads t; zeros where no frame is."""
         b = ti.raw_div(run, runs)
         c = run - b * runs
@@ -865,40 +882,42 @@ def one_pass(
         while n < count:
             sums = ti.Vector.zero(dtype, 2)
             if not last or (adds and 0 <= start + n < length):
-                sums = taken(ti.static([gx] if fixed else [gx, gy]), edge, b, start + n, length)
+                sums = taken(ti.static([gx] if fixed else [gx, gy]), scratch, integers, b, start + n, length)
             if n < OVERLAP:
-                sums += left_over(halo, integers, run, c, n)
-            put(ti.static([gx] if fixed else [gx, gy]), edge, b, start + n, length, whole, sums, False)
+                sums += left_over(scratch, integers, run, c, n)
+            put(ti.static([gx] if fixed else [gx, gy]), scratch, integers, b, start + n, length, whole, sums, False)
             n += ti.static(128 * PIECES)
 
     @ti.func
-    def fold(i, gx: ti.template(), gy: ti.template(), integers: ti.template(), edge: ti.template()):
+    def fold(i, gx: ti.template(), gy: ti.template(), integers: ti.template(), scratch: ti.template()):
         """Thread i's share of all padded positions."""
         q = i
         while q < integers[ITEMS] * 2 * PAD:
             b = q // ti.static(2 * PAD)
-            fold_images(gx, gy, edge, b, q - b * ti.static(2 * PAD), length_of(integers, b))
+            fold_images(gx, gy, scratch, integers, b, q - b * ti.static(2 * PAD), length_of(integers, b))
             q += GRID * 16
 
     @ti.func
-    def fold_images(gx: ti.template(), gy: ti.template(), edge: ti.template(), b, q, length):
+    def fold_images(gx: ti.template(), gy: ti.template(), scratch: ti.template(), integers: ti.template(), b, q,
+                    length):  # fmt: skip
         """The mirror images of one sample: of 1 + q at the left edge or, from PAD on, of one at the right edge."""
         s = q + 1
         right = length - 1 - PAD
         if q < PAD:
-            mirror(gx, gy, edge, b, s, PAD - s)
+            mirror(gx, gy, scratch, integers, b, s, PAD - s)
         else:
             s = right + q - PAD
         if right <= s < length - 1 and (q < PAD or s < 1 or s > PAD):  # each sample once: the left one adds both
-            mirror(gx, gy, edge, b, s, length - 2 - s + PAD)
+            mirror(gx, gy, scratch, integers, b, s, length - 2 - s + PAD)
 
     @ti.func
-    def mirror(gx: ti.template(), gy: ti.template(), edge: ti.template(), b, s, q):
+    def mirror(gx: ti.template(), gy: ti.template(), scratch: ti.template(), integers: ti.template(), b, s, q):
         """Adds the gradient at padded position q to sample s, if any frame's rows reach it."""
         if q >= ti.static(PAD - LEFT):
-            gx[b, s] = gx[b, s] + edge[2 * b, q]
+            at = padded_at(integers, b, q)
+            gx[b, s] = gx[b, s] + scratch[at]
             if ti.static(not fixed):
-                gy[b, s] = gy[b, s] + edge[2 * b + 1, q]
+                gy[b, s] = gy[b, s] + scratch[at + ti.static(2 * PAD)]
 
     @ti.func
     def begin(integers: ti.template(), c):
@@ -925,14 +944,20 @@ def one_pass(
             return ti.min(b, items - 1), c, b < items
 
     @ti.func
-    def left_over(halo: ti.template(), integers: ti.template(), run, c, n):
+    def tail(scratch: ti.template(), run, n):
+        """What a run left over n samples behind it, of both signals."""
+        at = run * RECORD + n
+        return ti.Vector([scratch[at + SUMS], 0 if ti.static(fixed) else scratch[at + ti.static(SUMS + OVERLAP)]])
+
+    @ti.func
+    def left_over(scratch: ti.template(), integers: ti.template(), run, c, n):
         """The tails of an item's run c and of runs before it, where they meet n samples behind the run."""
-        sums = halo[run * OVERLAP + n]
+        sums = tail(scratch, run, n)
         behind = begin(integers, c + 1)
         d = 1
         at = n + (behind - begin(integers, c)) * ti.static(FRAMES * H)
         while d <= c and at < OVERLAP:
-            sums += halo[(run - d) * OVERLAP + at]
+            sums += tail(scratch, run - d, at)
             d += 1
             at = n + (behind - begin(integers, c + 1 - d)) * ti.static(FRAMES * H)
         return sums
@@ -1005,7 +1030,7 @@ def one_pass(
         Those of thread 0 lie one row above: then all mirrors of register m lie in row R - 1 - m, from left to right.
         Bin 0, its own mirror, joins them there; bin N / 2 is left over, for thread 0 to do alone.
         """
-        sums = [ti.cast(0, dtype) for _ in ti.static(range(C))]
+        sums = [ti.cast(0, dtype) for _ in ti.static(range(SUMS))]
         row0, row1 = rows(row, f, frames, item_stride, frame_stride)
         goals = ti.static(measures(y, known(row0 + t), known(row1 + t), f + 1 < frames, factors, scale))
         lend_mirrors(re, im, sm, team, t)
@@ -1017,7 +1042,7 @@ def one_pass(
             alone = (t | first) == 0
             measured = ti.static([goals(first * T + T * m) for m in range(PAIRS)])
             found, low = ti.static(distances(sm, own_bins, cells, alone, measured, scale))
-            for j in ti.static(range(C)):
+            for j in ti.static(range(SUMS)):
                 sums[j] += found[j]
             for m in ti.static(range(HALF - PAIRS)):  # the next ones take their place; after all groups each is back
                 re[m] = re[m + PAIRS]
@@ -1030,7 +1055,7 @@ def one_pass(
             middle = team + ti.static((HALF - 1) * T)
             bins = ti.static([fetch(sm, middle)])
             found, _ = ti.static(distances(sm, bins, [middle], True, [goals(T * HALF)], scale))
-            for j in ti.static(range(C)):
+            for j in ti.static(range(SUMS)):
                 sums[j] += found[j]
         if ti.static(gradient):
             sync()
@@ -1157,9 +1182,9 @@ def one_pass(
                             gs[s][0, at + ti.static(T * m)] = value
 
     @ti.func
-    def emit_at_edges(lists: ti.template(), gs: ti.template(), edge: ti.template(), t: ti.template(), role: ti.template(),
-                      b: ti.template(), start: ti.template(), length: ti.template(), whole: ti.template(),
-                      zero: ti.template()):  # fmt: skip
+    def emit_at_edges(lists: ti.template(), gs: ti.template(), scratch: ti.template(), integers: ti.template(),
+                      t: ti.template(), role: ti.template(), b: ti.template(), start: ti.template(),
+                      length: ti.template(), whole: ti.template(), zero: ti.template()):  # fmt: skip
         """Write what is finished wherever it is. lists: the sums of both signals; or of x, of two frames.
 
         t and role: which points a thread has, of the first frame and of the second.
@@ -1174,18 +1199,19 @@ def one_pass(
                 if m >= EMIT:
                     n, base = role + T * (m - EMIT), start + H
             if n < H:
-                put(gs, edge, b, base + n, length, whole, [left[0], left[EMIT]], adds)
+                put(gs, scratch, integers, b, base + n, length, whole, [left[0], left[EMIT]], adds)
             for k in ti.static(range(2 * EMIT - 1)):
                 left[k] = left[k + 1]
 
     @ti.func
-    def emit_between(gs: ti.template(), edge: ti.template(), t: ti.template(), b: ti.template(), start: ti.template(),
-                     length: ti.template(), whole: ti.template()):  # fmt: skip
+    def emit_between(gs: ti.template(), scratch: ti.template(), integers: ti.template(), t: ti.template(),
+                     b: ti.template(), start: ti.template(), length: ti.template(), whole: ti.template()):  # fmt: skip
         """Zeros for samples in no window, from a frame's last row to the next frame."""
         for frame in ti.static(range(FRAMES)):
             n = SPAN + t
             while n < H:
-                put(gs, edge, b, start + frame * H + n, length, whole, [ti.cast(0, dtype), ti.cast(0, dtype)], adds)
+                put(gs, scratch, integers, b, start + frame * H + n, length, whole, [ti.cast(0, dtype), ti.cast(0, dtype)],
+                    adds)  # fmt: skip
                 n += T
 
     tools = SimpleNamespace(store=store, fetch=fetch, sync=sync, power_of_two=powers,
@@ -1291,9 +1317,24 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
     both = runs_of(layout, stft, dtype, batch, n_samples, terms, fixed is not None)
     # How far teams go, those without a run included.
     reached = [(runs.begin(runs.number + layout.teams) * pack + 1) * stft.hop_length for runs in both]
-    halo = 2 * batch * both[True].number * layout.overlap
-    fits = max(batch * (n_samples + 2 * stft.n_fft), halo, *reached) <= MAX_INDEX
+    _, scratch = scratch_of(layout, stft, batch, both, columns_of(terms)[-1], fixed is not None)
+    fits = max(batch * (n_samples + 2 * stft.n_fft), scratch, *reached) <= MAX_INDEX
     return fits and (fixed is None or prod(fixed.shape[:2]) * goal_width(rows, stft.n_bins, stages) <= MAX_KNOWN)
+
+
+def record_of(layout: Layout, sums: int, fixed: bool, gradient: bool) -> int:
+    """How many numbers a run leaves in `scratch`: its sums, then what is left over behind it  # (1 or 2, overlap)"""
+    return sums + layout.overlap * (2 - fixed) * gradient
+
+
+def scratch_of(layout: Layout, stft: STFT, batch: int, both: list[Runs], columns: int, fixed: bool) -> tuple[int, int]:
+    """What passes leave for the end, in one array: where in it padded positions begin, and its size.
+
+    First each run's record  # (B, runs, record), then the gradients at padded positions  # (B, 2, n_fft)
+    """
+    records = [both[gradient].number * record_of(layout, columns, fixed, gradient) for gradient in (False, True)]
+    padded = batch * max(records)
+    return padded, padded + 2 * batch * stft.n_fft * (stft.center and stft.pad_mode == "reflect")
 
 
 def goal_width(rows: int, bins: int, stages: Stages | None) -> int:
@@ -1335,9 +1376,8 @@ class BlocksEngine(GPUEngine):
         self.edges = stft.pad_mode if stft.center else "none"
         self.layout = layout
         self.runs = runs_of(layout, stft, dtype, batch, n_samples, self.terms, self.fixed)
-        self.halo = new_vectors(2, dtype, max(1, batch * self.runs[True].number * layout.overlap))
-        self.edge = new_array(dtype, (2 * batch, stft.n_fft) if self.edges == "reflect" else (1, 1))
-        self.partial = new_array(dtype, batch * max(runs.number for runs in self.runs) * len(self.parts))
+        padded, size = scratch_of(layout, stft, batch, self.runs, len(self.parts), self.fixed)
+        self.scratch = new_array(dtype, size)
         if stages is not None and not stages.banded:
             stages = stages._replace(quantities=("magnitude",))  # of which squares are made
         strides = self._keep_goal(None if fixed is None else goal_of(fixed, bands, bin_weights, stages))
@@ -1348,7 +1388,7 @@ class BlocksEngine(GPUEngine):
         self.cut = lengths is not None
         items = [(length, stft.n_frames(length)) for length in lengths or ()]  # (B, 2)
         sizes = (0, batch, n_samples, stft.n_frames(n_samples))
-        heads = [(*sizes, *runs[:3], *runs.turns(batch, layout.teams), *strides) for runs in self.runs]
+        heads = [(*sizes, *runs[:3], *runs.turns(batch, layout.teams), *strides, padded) for runs in self.runs]
         self.integers = upload_integers(np.concatenate([*heads, integers, np.ravel(items)]))
 
     def _after_sums(self, grad_x: Any, grad_y: Any, total: Any, adds: bool) -> list[Launch]:
@@ -1360,11 +1400,10 @@ class BlocksEngine(GPUEngine):
     def _launch(self, grad_x: Any, grad_y: Any, before: Parts, parts: Parts, total: Any, adds: bool) -> list[Launch]:
         """One kernel for all. before: what its first pass sums, if it needs one."""
         backward = grad_x is not None
-        unused = self.edge  # an array where the kernel writes none
+        unused = self.account  # an array where the kernel writes none
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
-        arguments = (
-            "x", self.goal if self.fixed else "y", *gradients, self.table, self.integers, self.halo, self.edge,
-            self.partial, self.account, total)  # fmt: skip
+        given = "x", self.goal if self.fixed else "y", *gradients
+        arguments = *given, self.table, self.integers, self.scratch, self.account, total
         kernel = fused_kernel(
             self.layout, self.dtype, self.terms, before, parts, self.is_field, self.fixed, backward, self.edges,
             self.stages, self.places, self.cut, adds)  # fmt: skip

@@ -173,10 +173,11 @@ class GPUEngine(BinEngine):
         return frames * width * (items > 1), width * (frames > 1)
 
 
-def run_sums(parts: Parts, dtype: Any) -> Any:
+def run_sums(parts: Parts, record: int, dtype: Any) -> Any:
     """The `ti.func` sums[b, column] ← Σ_c partial[b, c, j] over all runs c of an item, by the 128 threads t of a block.
 
-    All parts j at once, so that one does not wait for the other. shared: room for 128 numbers of each.
+    All parts j at once, so that one does not wait for the other. record: numbers from a run's to the next one's. shared:
+    room for 128 numbers of each part.
     """
     C = len(parts)
 
@@ -187,7 +188,7 @@ def run_sums(parts: Parts, dtype: Any) -> Any:
         c = t
         while c < runs:
             for j in ti.static(range(C)):
-                found[j] += partial[(b * runs + c) * C + j]
+                found[j] += partial[(b * runs + c) * record + j]
             c += 128
         ti.simt.block.sync()  # until all have read the item before
         for j in ti.static(range(C)):

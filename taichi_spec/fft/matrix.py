@@ -351,7 +351,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
     PAIRS, SIDE = matrix.pairs, LINES // 2  # pairs of rows of a frame, and of a block: its first and its second half
     ALL = LINES * B  # elements of a block's lines
     POSITIONS = HEAD + 2 * PAIRS
-    measures, write_pairs = measures_of(parts, fixed, dtype), pairs_writer(dtype)
+    measures, write_pairs = measures_of(parts, fixed, dtype, tuple(range(C))), pairs_writer(dtype)
     twiddles = matrix.twiddles(matrix.rows)
     forward, back = (line_transform(matrix.rows, dtype, twiddles, way) for way in (False, True))
     Array, Values = ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
@@ -516,7 +516,7 @@ def gather_kernel(dtype: Any, fixed: bool) -> Any:
 def sums_kernels(matrix: Matrix, dtype: Any, terms: tuple[Term, ...], parts: Parts, adds: bool) -> SimpleNamespace:
     """The kernels that sum over the rows of a frame, and then over frames."""
     C, PAIRS = len(parts), matrix.pairs
-    finish, add_runs = finish_function(terms, dtype, Account.of(terms)), run_sums(parts, dtype)
+    finish, add_runs = finish_function(terms, dtype, Account.of(terms)), run_sums(parts, len(parts), dtype)
     Array, Values = ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
 
     @ti.kernel

@@ -50,10 +50,10 @@ def power_of_two(dtype: Any) -> Any:
     return powers
 
 
-def measures_of(parts: Parts, fixed: bool, dtype: Any) -> Any:
+def measures_of(parts: Parts, fixed: bool, dtype: Any, summed: tuple[int, ...]) -> Any:
     """The function of a kernel that `two_bins` takes its measure from: see `measures`.
 
-    fixed: whether y is magnitudes, and a transform has two frames of x.
+    fixed: whether y is magnitudes, and a transform has two frames of x. summed: the parts of which values are wanted.
     """
     distance = part_distance(parts, dtype)
 
@@ -73,8 +73,8 @@ def measures_of(parts: Parts, fixed: bool, dtype: Any) -> Any:
         return array[at]
 
     def measures(y, row0, row1, second, factors, scale):
-        """A function from k - t to what measures bin k: from two magnitudes the parts' values, and both derivatives of
-        all, each times its factor.
+        """A function from k - t to what measures bin k: from two magnitudes the values of the parts in `summed`, and both
+        derivatives of all parts, each times its factor.
 
         row0, row1: where this thread's first magnitudes of the target lie, if fixed. second: whether there is a frame.
         """
@@ -93,11 +93,12 @@ def measures_of(parts: Parts, fixed: bool, dtype: Any) -> Any:
                 if not fixed:
                     return both(a, b, j)
                 value0, value1, da, db = against(*target, a, b, j)
-                return hold(value0 + ti.select(second, value1, ti.cast(0, dtype))), da, db
+                value = hold(value0 + ti.select(second, value1, ti.cast(0, dtype))) if j in summed else None
+                return value, da, db
 
             def measure(a, b):
                 values, *slopes = zip(*[part(a, b, j) for j in range(len(parts))])
-                return values, weighed(slopes[0], 0), weighed(slopes[1], 1)
+                return [values[j] for j in summed], weighed(slopes[0], 0), weighed(slopes[1], 1)
 
             return measure
 
