@@ -241,14 +241,11 @@ def fused_kernel(
             for i in range(GRID * BLOCK):
                 if i < one.threads(integers):
                     one.walk(i, x, y, gx, gy, table, integers, scratch, account)
-            # The sums and the total of each item, by one block; by others, what runs left over onto what the next wrote.
+            # The sums and the total of each item, by one block; by others, what runs left over is added to what the next
+            # ones wrote, and what lies at padded positions to the samples that they mirror.
             ti.loop_config(block_dim=128)
             for i in range(ti.static(one.settling * 128)):
                 one.settle(i, gx, gy, integers, scratch, account, total)
-        if ti.static(gradient and edges == "reflect"):
-            # Padded positions fold back onto the samples that they mirror: at the left edge, then at the right.
-            for i in range(GRID * 16):
-                last.fold(i, gx, gy, integers, scratch)
 
     return fused
 
@@ -274,7 +271,7 @@ def one_pass(
     parts: what is measured. before: of which parts a pass before has the sums. totals: whether this one makes them.
 
     threads: how many walk; walk: what a thread of a team does; settle: what one of `settling` blocks of 128 threads does
-    then; fold: what one of 16 GRID threads does last, where edges are reflected.
+    then.
     """
     BY_STAGES = stages is not None
     wanted = tuple(part for part in parts if BY_STAGES or part not in before)
@@ -306,6 +303,7 @@ def one_pass(
     TWO_ROWS = [(m, min(m + 1, ROWS - 1)) for m in range(0, ROWS, 2)]
     HALF = R // 2
     PIECES = max(1, -(-OVERLAP // 128))  # blocks that share what a run left over
+    FOLDS = -(-2 * PAD // 128) if edges == "reflect" else 0  # blocks that share an item's mirrored samples
     NEAR = SECTOR[dtype]
     # The last of a goal's numbers of which a thread may ask for one in time.
     WIDTH = goal_width(layout.room.rows if layout.room else 0, N // 2 + 1, stages)
@@ -405,10 +403,7 @@ def one_pass(
     @ti.func
     def put(gs: ti.template(), scratch: ti.template(), integers: ti.template(), b, p, length, whole,
             values: ti.template(), adding: ti.template()):  # fmt: skip
-        """Write gradients at position p of item b; reflected positions outside the signal go to `scratch`.
-
-        An item that is cut has no gradient from there on to its `whole` length.
-        """
+        """Write gradients at position p of item b; reflected positions outside the signal go to `scratch`."""
         if 0 <= p < length:
             for s in ti.static(range(len(gs))):
                 if ti.static(adding):
@@ -416,15 +411,20 @@ def one_pass(
                 else:
                     gs[s][b, p] = values[s]
         else:
-            if ti.static(cut and not adds):  # noqa: SIM102  one is known when the kernel is compiled
-                if length <= p < whole:
-                    for s in ti.static(range(len(gs))):
-                        gs[s][b, p] = 0
+            clear(gs, b, p, length, whole)
             q = outside(p, length)
             if q >= 0:
                 at = padded_at(integers, b, q)
                 for s in ti.static(range(len(gs))):
                     scratch[at + ti.static(2 * PAD * s)] = values[s]
+
+    @ti.func
+    def clear(gs: ti.template(), b, p, length, whole):
+        """An item that is cut has no gradient from there on to its `whole` length."""
+        if ti.static(cut and not adds):  # noqa: SIM102  one is known when the kernel is compiled
+            if length <= p < whole:
+                for s in ti.static(range(len(gs))):
+                    gs[s][b, p] = 0
 
     @ti.func
     def taken(gs: ti.template(), scratch: ti.template(), integers: ti.template(), b, p, length):
@@ -735,10 +735,14 @@ def one_pass(
                         total[b] = (total[b] if ti.static(adds) else 0) + item
                 b += 128
         elif ti.static(gradient):
-            piece = b - 128
-            while piece < items * runs * PIECES:
-                run = ti.raw_div(piece, PIECES)
-                add_left_over(gx, gy, scratch, integers, run, runs, t + 128 * (piece - run * PIECES))
+            piece, seams = b - 128, items * runs * PIECES
+            while piece < seams + items * FOLDS:
+                if piece < seams:
+                    run = ti.raw_div(piece, PIECES)
+                    add_left_over(gx, gy, scratch, integers, run, t + 128 * (piece - run * PIECES))
+                elif ti.static(FOLDS > 0):
+                    item = ti.raw_div(piece - seams, ti.static(max(FOLDS, 1)))
+                    fold(gx, gy, scratch, integers, item, t + 128 * (piece - seams - item * FOLDS))
                 piece += GRID
 
     @ti.func
@@ -865,59 +869,76 @@ def one_pass(
         return length
 
     @ti.func
-    def add_left_over(gx: ti.template(), gy: ti.template(), scratch: ti.template(), integers: ti.template(), run, runs,
+    def add_left_over(gx: ti.template(), gy: ti.template(), scratch: ti.template(), integers: ti.template(), run,
                       t):  # fmt: skip
-        """What `run` and runs before it left over behind it, by 128 PIECES threads t; zeros where no frame is."""
+        """What `run` and runs before it left over behind it, by 128 PIECES threads t; zeros where no frame is.
+
+        But for samples that are mirrored: `fold` does all of those.
+        """
+        runs, whole = integers[RUNS], integers[SAMPLES]
         b = ti.raw_div(run, runs)
-        c = run - b * runs
-        whole = integers[SAMPLES]
-        behind = begin(integers, c + 1)
-        start = behind * ti.static(FRAMES * H) - LEFT
-        last = c == runs - 1
+        c = run - b * runs + 1
         length = length_of(integers, b)
-        count = ti.min((begin(integers, c + 2) - behind) * ti.static(FRAMES * H), OVERLAP)
-        if last:
-            count = ti.max(whole + PAD - start, 0)
+        gs = ti.static([gx] if fixed else [gx, gy])
+        start = begin(integers, c) * ti.static(FRAMES * H) - LEFT
+        count = ti.min((begin(integers, c + 1) - begin(integers, c)) * ti.static(FRAMES * H), OVERLAP)
+        if c == runs:
+            count = ti.max(whole - start, 0)
         n = t
         while n < count:
-            sums = ti.Vector.zero(dtype, 2)
-            if not last or (adds and 0 <= start + n < length):
-                sums = taken(ti.static([gx] if fixed else [gx, gy]), scratch, integers, b, start + n, length)
-            if n < OVERLAP:
-                sums += left_over(scratch, integers, run, c, n)
-            put(ti.static([gx] if fixed else [gx, gy]), scratch, integers, b, start + n, length, whole, sums, False)
+            p = start + n
+            if 0 <= p < length:
+                if not is_mirrored(p, length):
+                    values = gradients_behind(gs, scratch, integers, b, c, n, p, length)
+                    for s in ti.static(range(len(gs))):
+                        gs[s][b, p] = values[s]
+            else:
+                clear(gs, b, p, length, whole)
             n += ti.static(128 * PIECES)
 
     @ti.func
-    def fold(i, gx: ti.template(), gy: ti.template(), integers: ti.template(), scratch: ti.template()):
-        """Thread i's share of all padded positions."""
-        q = i
-        while q < integers[ITEMS] * 2 * PAD:
-            b = q // ti.static(2 * PAD)
-            fold_images(gx, gy, scratch, integers, b, q - b * ti.static(2 * PAD), length_of(integers, b))
-            q += GRID * 16
-
-    @ti.func
-    def fold_images(gx: ti.template(), gy: ti.template(), scratch: ti.template(), integers: ti.template(), b, q,
-                    length):  # fmt: skip
-        """The mirror images of one sample: of 1 + q at the left edge or, from PAD on, of one at the right edge."""
-        s = q + 1
-        right = length - 1 - PAD
-        if q < PAD:
-            mirror(gx, gy, scratch, integers, b, s, PAD - s)
+    def is_mirrored(s, length):
+        """Whether the padding has a mirror image of sample s."""
+        if ti.static(FOLDS > 0):
+            return 1 <= s <= PAD or length - 1 - PAD <= s < length - 1
         else:
-            s = right + q - PAD
-        if right <= s < length - 1 and (q < PAD or s < 1 or s > PAD):  # each sample once: the left one adds both
-            mirror(gx, gy, scratch, integers, b, s, length - 2 - s + PAD)
+            return False
 
     @ti.func
-    def mirror(gx: ti.template(), gy: ti.template(), scratch: ti.template(), integers: ti.template(), b, s, q):
-        """Adds the gradient at padded position q to sample s, if any frame's rows reach it."""
-        if q >= ti.static(PAD - LEFT):
-            at = padded_at(integers, b, q)
-            gx[b, s] = gx[b, s] + scratch[at]
-            if ti.static(not fixed):
-                gy[b, s] = gy[b, s] + scratch[at + ti.static(2 * PAD)]
+    def fold(gx: ti.template(), gy: ti.template(), scratch: ti.template(), integers: ti.template(), b, j):
+        """Finishes the j-th of an item's mirrored samples, those at the left edge first, and adds its images' gradients."""
+        length = length_of(integers, b)
+        gs = ti.static([gx] if fixed else [gx, gy])
+        s = j + 1 if j < PAD else length - 1 - 2 * PAD + j
+        if j < PAD or (j < ti.static(2 * PAD) and (s < 1 or s > PAD)):  # each sample once
+            values = gradients_at(gs, scratch, integers, b, s, length)
+            if 1 <= s <= ti.static(min(PAD, LEFT)):  # frames' rows reach so far
+                values += gradients_at(gs, scratch, integers, b, -s, length)
+            if length - 1 - PAD <= s < length - 1:
+                values += gradients_at(gs, scratch, integers, b, 2 * (length - 1) - s, length)
+            for k in ti.static(range(len(gs))):
+                gs[k][b, s] = values[k]
+
+    @ti.func
+    def gradients_at(gs: ti.template(), scratch: ti.template(), integers: ti.template(), b, p, length):
+        """All that frames have at position p of item b, mirror images left out."""
+        short, longs = integers[SHORT], integers[LONGS]
+        f = ti.raw_div(p + LEFT, ti.static(FRAMES * H))
+        c = ti.raw_div(f, short + 1)
+        if f >= longs * (short + 1):
+            c = ti.min(ti.raw_div(f - longs, short), integers[RUNS])
+        n = p + LEFT - begin(integers, c) * ti.static(FRAMES * H)
+        return gradients_behind(gs, scratch, integers, b, c, n, p, length)
+
+    @ti.func
+    def gradients_behind(gs: ti.template(), scratch: ti.template(), integers: ti.template(), b, c, n, p, length):
+        """The same, n samples behind the beginning of run c: what that run wrote, if it is one, and runs before it left."""
+        values = ti.Vector.zero(dtype, 2)
+        if c < integers[RUNS] or (adds and 0 <= p < length):
+            values = taken(gs, scratch, integers, b, p, length)
+        if c > 0 and n < OVERLAP:
+            values += left_over(scratch, integers, b * integers[RUNS] + c - 1, c - 1, n)
+        return values
 
     @ti.func
     def begin(integers: ti.template(), c):
@@ -1220,7 +1241,7 @@ def one_pass(
     if stages is not None:
         assert layout.room is not None
         compare = by_stages(N, R, dtype, parts, fixed, gradient, stages, layout.room, places, tools)
-    return SimpleNamespace(threads=threads, walk=walk, settle=settle, settling=128 + GRID * gradient, fold=fold)
+    return SimpleNamespace(threads=threads, walk=walk, settle=settle, settling=128 + GRID * gradient)
 
 
 def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, width: int = 0) -> Layout | None:
