@@ -13,7 +13,7 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import new_array, upload
-from taichi_spec.bins import Account, Parts, finish_kernel, parts_of
+from taichi_spec.bins import Account, Parts, columns_of, parts_of
 from taichi_spec.framing import add, annotation
 from taichi_spec.launch import Chain, Launch
 from taichi_spec.terms import SumsTerm, Term, unweighted
@@ -121,10 +121,11 @@ class BinEngine(FusedEngine):
         self.at = at = Account.of(terms)
         numbers = np.zeros((batch, at.values + len(terms)))
         numbers[:, at.weights : at.weights + len(terms)] = weights
+        for t, term in enumerate(terms):
+            if not isinstance(term, SumsTerm):  # whose coefficients are functions of sums
+                numbers[:, at.coefficients + columns_of(terms)[t]] = weights[:, t]
         self.account = upload(numbers, dtype)
         self._total = new_array(dtype, (batch,))
-        # The coefficients that are no functions of sums, before the first pass; each pass finishes its sums itself.
-        Chain([Launch(finish_kernel(terms, dtype, at), (self.account,) * 4 + (self._total,))])()
 
     def launches(self, total: Any, grad_x: Any, grad_y: Any, adds: bool = False) -> list[Launch]:
         """As `FusedEngine` says."""
