@@ -741,7 +741,7 @@ def one_pass(
                     run = ti.raw_div(piece, PIECES)
                     add_left_over(gx, gy, scratch, integers, run, t + 128 * (piece - run * PIECES))
                 elif ti.static(FOLDS > 0):
-                    item = ti.raw_div(piece - seams, ti.static(max(FOLDS, 1)))
+                    item = ti.raw_div(piece - seams, FOLDS)
                     fold(gx, gy, scratch, integers, item, t + 128 * (piece - seams - item * FOLDS))
                 piece += GRID
 
