@@ -7,8 +7,8 @@ import numpy as np
 import taichi as ti
 from numpy.typing import NDArray
 
-from taichi_spec.arrays import new_array, upload
-from taichi_spec.fft.fused import FusedEngine, add_scaled_kernel
+from taichi_spec.arrays import new_array
+from taichi_spec.fft.fused import FusedEngine
 from taichi_spec.launch import Launch
 from taichi_spec.staged import AddingEngine
 
@@ -27,9 +27,6 @@ class FusedSum(FusedEngine):
         one = engines[0]
         super().__init__(one.dtype, one.is_field, one.batch, one.n_samples, one.fixed)
         self.engines = engines
-        self.part = new_array(one.dtype, (one.batch,))
-        self.ones = upload(np.ones(one.batch), one.dtype)  # (B,)
-        self.part_gradients: list[Any] = []  # (B, T) each, made when first needed
 
     @property
     def spared(self) -> str:
@@ -38,27 +35,15 @@ class FusedSum(FusedEngine):
 
     def launches(self, total: Any, grad_x: Any, grad_y: Any, adds: bool = False) -> list[Launch]:
         """The first engine writes value and gradients, the others' are added one after the other."""
-        launches = self.engines[0].launches(total, grad_x, grad_y)
-        if all(engine.can_add for engine in self.engines):
-            return launches + [one for e in self.engines[1:] for one in e.launches(total, grad_x, grad_y, adds=True)]
-        parts = [None if grad is None else part for grad, part in zip((grad_x, grad_y), self._parts(grad_x))]
-        for engine in self.engines[1:]:
-            launches += [*engine.launches(self.part, parts[0], parts[1]), Launch(add_kernel(), (self.part, total))]
-            for part, grad in zip(parts, (grad_x, grad_y), strict=True):
-                if grad is not None:
-                    launches.append(Launch(add_scaled_kernel(False, self.batch == 1), (part, self.ones, grad)))
-        return launches
+        return [
+            launch
+            for i, engine in enumerate(self.engines)
+            for launch in engine.launches(total, grad_x, grad_y, adds=adds or i > 0)
+        ]
 
     def shares(self) -> NDArray[Any]:
         """Each term's share of the last value, summed over the engines  # (B, terms)"""
         return summed_shares(self.engines)
-
-    def _parts(self, grad_x: Any) -> tuple[Any, Any]:
-        if grad_x is None:
-            return None, None
-        while len(self.part_gradients) < (1 if self.fixed else 2):
-            self.part_gradients.append(new_array(self.dtype, (self.batch, self.n_samples)))
-        return self.part_gradients[0], self.part_gradients[-1]
 
 
 class SumEngine(AddingEngine):

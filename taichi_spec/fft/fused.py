@@ -82,13 +82,8 @@ class FusedEngine(ABC):
     def launches(self, total: Any, grad_x: Any, grad_y: Any, adds: bool = False) -> list[Launch]:
         """What `evaluate` launches, for signals named "x" and "y". The other arrays are names too, or arrays.
 
-        adds: whether total and gradients are added to what is there; only where the engine `can_add`.
+        adds: whether total and gradients are added to what is there.
         """
-
-    @property
-    def can_add(self) -> bool:
-        """Whether the pass itself can add to what is there."""
-        return False
 
     @abstractmethod
     def shares(self) -> NDArray[Any]:
@@ -155,11 +150,6 @@ class GPUEngine(BinEngine):
     def spared(self) -> str:
         """As `FusedEngine` says: what takes four fifths of the time to compile, and changes nothing."""
         return "advanced_optimization"
-
-    @property
-    def can_add(self) -> bool:
-        """As `FusedEngine` says."""
-        return True
 
     def _keep_goal(self, goal: NDArray[Any] | None) -> tuple[int, int]:
         """self.goal ← a fixed target's numbers  # (B or 1, F or 1, width)

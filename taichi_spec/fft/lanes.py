@@ -289,12 +289,12 @@ def lane_kernel(
         return x[0, at]
 
     @ti.func
-    def put_cell(g: ti.template(), item, at, value):
-        """The same for gradients."""
+    def put_cell(g: ti.template(), item, at, value, adding: ti.template()):
+        """The same for gradients: written there, or added to what is there."""
         if ti.static(bounds_checked()):
-            put(g, item, at, value)
+            put(g, item, at, get(g, item, at) + value if ti.static(adding) else value)
         else:
-            g[0, at] = value
+            g[0, at] = g[0, at] + value if ti.static(adding) else value
 
     def origin(in_memory):
         """The row of `seats` that says where a lane's segment begins, for `cell` and `put_cell`."""
@@ -322,8 +322,10 @@ def lane_kernel(
         return (item * streams + stream) * 2 * size.pad + s + size.pad - ti.select(s >= 0, samples, 0)
 
     @ti.func
-    def put_padded(g: ti.template(), edge: ti.template(), stream, item, s, value, samples, size: ti.template()):
+    def put_padded(g: ti.template(), edge: ti.template(), stream, item, s, value, samples, adds, size: ti.template()):
         if 0 <= s < samples:
+            if adds:
+                value += get(g, item, s)
             put(g, item, s, value)
         elif s < samples + size.pad:
             edge[edge_index(stream, item, s, samples, size)] = value
@@ -433,29 +435,48 @@ def lane_kernel(
         run,
         step,
         whole,
+        adds,
         edge: ti.template(),
         size: ti.template(),
         zero,
     ):
-        """Write what is complete to the gradient."""
-        if whole:
-            begun = step * pack * size.hop
-            item = [seats[run, 0, l] for l in ti.static(range(L))]
-            first = [seats[run, ti.static(origin(True)), l] + begun for l in ti.static(range(L))]
-            part = 0 ^ zero
-            while part < 2:
-                i, end, shift = piece(part, 0, pack * size.hop, offset, size)
-                while i < end:
-                    value = work[(ring + shift + i) ^ zero]
-                    for l in ti.static(range(L)):
-                        put_cell(g, item[l], first[l] + i, value[l])
-                    i = (i + 1) ^ zero
-                part = (part + 1) ^ zero
+        """Write what is complete to the gradient, or add it to what is there."""
+        if whole and adds:
+            flush_lanes(g, work, ring, offset, seats, run, step, size, zero, True)
+        elif whole:
+            flush_lanes(g, work, ring, offset, seats, run, step, size, zero, False)
         else:
             l = 0 ^ zero
             while l < L:
-                flush_lane(g, stream, work, ring, offset, l, seats, run, step, edge, size)
+                flush_lane(g, stream, work, ring, offset, l, seats, run, step, adds, edge, size)
                 l = (l + 1) ^ zero
+
+    @ti.func
+    def flush_lanes(
+        g: ti.template(),
+        work: ti.template(),
+        ring,
+        offset,
+        seats: ti.template(),
+        run,
+        step,
+        size: ti.template(),
+        zero,
+        adding: ti.template(),
+    ):
+        """The same for all lanes side by side."""
+        begun = step * pack * size.hop
+        item = [seats[run, 0, l] for l in ti.static(range(L))]
+        first = [seats[run, ti.static(origin(True)), l] + begun for l in ti.static(range(L))]
+        part = 0 ^ zero
+        while part < 2:
+            i, end, shift = piece(part, 0, pack * size.hop, offset, size)
+            while i < end:
+                value = work[(ring + shift + i) ^ zero]
+                for l in ti.static(range(L)):
+                    put_cell(g, item[l], first[l] + i, value[l], adding)
+                i = (i + 1) ^ zero
+            part = (part + 1) ^ zero
 
     @ti.func
     def flush_lane(
@@ -468,6 +489,7 @@ def lane_kernel(
         seats: ti.template(),
         run,
         step,
+        adds,
         edge: ti.template(),
         size: ti.template(),
     ):
@@ -481,7 +503,7 @@ def lane_kernel(
                 value = work[ring + (offset + i) % size.length][l]
             elif i - frame * size.hop < size.n:
                 value = work[ring + i - frame * (size.hop - size.n)][l]
-            put_padded(g, edge, stream, item, first + i, value, seats[run, 3, l], size)
+            put_padded(g, edge, stream, item, first + i, value, seats[run, 3, l], adds, size)
             i = (i + 1) ^ size.zero
 
     @ti.func
@@ -508,6 +530,7 @@ def lane_kernel(
         stream: ti.template(),
         item,
         segment,
+        adds,
         halo: ti.template(),
         edge: ti.template(),
         seats: ti.template(),
@@ -522,7 +545,7 @@ def lane_kernel(
         else:
             s = begin
             while s < end:
-                put_padded(g, edge, stream, item, s, ti.cast(0, dtype), samples, size)
+                put_padded(g, edge, stream, item, s, ti.cast(0, dtype), samples, adds, size)
                 s = (s + 1) ^ size.zero
             s = samples
             while s < size.samples:
@@ -672,8 +695,11 @@ def lane_kernel(
               goal: Vectors, window: Numbers, twiddles: Numbers, chirp: Numbers, response: Numbers, gains: Numbers,
               entries: Numbers, bands: Integers, loops: Table3, pairs: Table2, seats: Table3, work: Vectors,
               halo: Numbers, edge: Numbers, shares: Doubles, taken: Integers, sizes: Table2, total: Numbers,
-              slots: ti.i32):  # fmt: skip
-        """Sums and totals, and with `backward` the gradients. The signals, the target, tables, work memory, sizes."""
+              slots: ti.i32, adds: ti.i32):  # fmt: skip
+        """Sums and totals, and with `backward` the gradients. The signals, the target, tables, work memory, sizes.
+
+        adds: whether total and gradients are added to what is there.
+        """
         for task in range(slots * TASK):
             if task % TASK == 0:
                 slot, size = task // TASK, size_of(sizes)
@@ -711,9 +737,10 @@ def lane_kernel(
                         if ti.static(backward):
                             overlap(work, base, sums, sums + other, offset, fresh, notes, window, size, zero)
                             whole = size.hop <= size.n and all_whole(seats, run, step, pack * size.hop, size)
-                            flush(grad_x, 0, work, sums, offset, seats, run, step, whole, edge, size, zero)
+                            flush(grad_x, 0, work, sums, offset, seats, run, step, whole, adds, edge, size, zero)
                             if ti.static(streams == 2):
-                                flush(grad_y, 1, work, sums + other, offset, seats, run, step, whole, edge, size, zero)
+                                flush(grad_y, 1, work, sums + other, offset, seats, run, step, whole, adds, edge, size,
+                                      zero)  # fmt: skip
                             l = 0 ^ zero
                             while l < L:
                                 _, _, now, last = place(seats, run, step, l, size)
@@ -734,9 +761,9 @@ def lane_kernel(
                         q = slot + i * slots
                         item = q // (size.segments + 1)
                         segment = q - item * (size.segments + 1)
-                        add_halos(grad_x, 0, item, segment, halo, edge, seats, size)
+                        add_halos(grad_x, 0, item, segment, adds, halo, edge, seats, size)
                         if ti.static(streams == 2):
-                            add_halos(grad_y, 1, item, segment, halo, edge, seats, size)
+                            add_halos(grad_y, 1, item, segment, adds, halo, edge, seats, size)
         for task in range(slots * TASK):
             if task % TASK == 0:
                 slot, size = task // TASK, size_of(sizes)
@@ -748,7 +775,8 @@ def lane_kernel(
                         for segment in range(size.segments):
                             value += shares[(item * size.segments + segment) * C + j]
                         account[item, ti.static(parts[j][0])] = ti.cast(value, dtype)
-                    total[item] = finish(account, account, account, account, item)
+                    before = ti.select(adds != 0, total[item], ti.cast(0, dtype))
+                    total[item] = before + finish(account, account, account, account, item)
                     item = (item + slots) ^ size.zero
                 if ti.static(backward):
                     item = slot ^ size.zero
@@ -885,5 +913,5 @@ class LanesEngine(BinEngine):
             "x", "x" if self.fixed else "y", *gradients, self.account, self.goal, self.window,
             self.twiddles, self.chirp, self.response, self.gains, self.entries, self.bands, self.loops, self.pairs,
             self.seats, self.work, self.halo, self.edge, self.shares_of_segments, self.taken, self.sizes,
-            total, self.layout.slots)  # fmt: skip
+            total, self.layout.slots, int(adds))  # fmt: skip
         return [Launch(kernel, arguments)]
