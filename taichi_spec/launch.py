@@ -28,7 +28,8 @@ class Prepared(NamedTuple):
     """A launch as Taichi's core takes it.
 
     code: the kernel, compiled for the fields among its arguments.
-    new_context: makes the context of one launch, which takes the arguments; on CUDA it cannot be used again.
+    new_context: makes the context of one launch, which takes the arguments. It cannot be used again: Taichi writes addresses
+        into it that are no longer true then.
     arrays, numbers: the other arguments, each with its place.
     """
 
@@ -65,7 +66,7 @@ class Chain:
         self.launches = launches
         self.without = without
         self.brought: dict[str, Any] | None = None  # by the last call
-        self.runtime: Any = None
+        self.runtime: Any = None  # Taichi's, whose program is gone when it is reset
         self.kernels: list[Any] = []  # Taichi's own, for the fields of the last call
         self.prepared: list[Prepared] = []  # for what the last call brought
         self.ready: list[Any] = []  # the contexts of the next call
