@@ -1,6 +1,7 @@
 """Chains: kernels on fields, arrays and numbers, launched as one call."""
 
 import numpy as np
+import pytest
 import taichi as ti
 
 from support import field
@@ -50,3 +51,16 @@ def test_a_chain_follows_the_arrays_and_numbers_of_each_call(restarted):
         chain(amount=amount, by=by)
     assert first.to_numpy().tolist() == [112] * 3
     assert second.to_numpy().tolist() == [20] * 3
+
+
+def test_a_call_that_fails_leaves_nothing_behind(restarted):
+    """Neither what it would have launched, nor what the call before left ready for another array."""
+    first, second = new_array(ti.f32, (3,)), new_array(ti.f32, (3,))
+    chain = Chain([Launch(add_to_array, ("amount", "by"))])
+    chain(amount=first, by=1)
+    with pytest.raises(KeyError, match="by"):
+        chain(amount=second)
+    chain(amount=second, by=10)
+    chain(amount=first, by=100)
+    assert first.to_numpy().tolist() == [101] * 3
+    assert second.to_numpy().tolist() == [10] * 3
