@@ -289,12 +289,16 @@ def lane_kernel(
         return x[0, at]
 
     @ti.func
-    def put_cell(g: ti.template(), item, at, value, adding: ti.template()):
+    def put_cell(g: ti.template(), item, at, value, adds):
         """The same for gradients: written there, or added to what is there."""
         if ti.static(bounds_checked()):
-            put(g, item, at, get(g, item, at) + value if ti.static(adding) else value)
+            if adds:
+                value += get(g, item, at)
+            put(g, item, at, value)
         else:
-            g[0, at] = g[0, at] + value if ti.static(adding) else value
+            if adds:
+                value += g[0, at]
+            g[0, at] = value
 
     def origin(in_memory):
         """The row of `seats` that says where a lane's segment begins, for `cell` and `put_cell`."""
@@ -441,42 +445,24 @@ def lane_kernel(
         zero,
     ):
         """Write what is complete to the gradient, or add it to what is there."""
-        if whole and adds:
-            flush_lanes(g, work, ring, offset, seats, run, step, size, zero, True)
-        elif whole:
-            flush_lanes(g, work, ring, offset, seats, run, step, size, zero, False)
+        if whole:
+            begun = step * pack * size.hop
+            item = [seats[run, 0, l] for l in ti.static(range(L))]
+            first = [seats[run, ti.static(origin(True)), l] + begun for l in ti.static(range(L))]
+            part = 0 ^ zero
+            while part < 2:
+                i, end, shift = piece(part, 0, pack * size.hop, offset, size)
+                while i < end:
+                    value = work[(ring + shift + i) ^ zero]
+                    for l in ti.static(range(L)):
+                        put_cell(g, item[l], first[l] + i, value[l], adds)
+                    i = (i + 1) ^ zero
+                part = (part + 1) ^ zero
         else:
             l = 0 ^ zero
             while l < L:
                 flush_lane(g, stream, work, ring, offset, l, seats, run, step, adds, edge, size)
                 l = (l + 1) ^ zero
-
-    @ti.func
-    def flush_lanes(
-        g: ti.template(),
-        work: ti.template(),
-        ring,
-        offset,
-        seats: ti.template(),
-        run,
-        step,
-        size: ti.template(),
-        zero,
-        adding: ti.template(),
-    ):
-        """The same for all lanes side by side."""
-        begun = step * pack * size.hop
-        item = [seats[run, 0, l] for l in ti.static(range(L))]
-        first = [seats[run, ti.static(origin(True)), l] + begun for l in ti.static(range(L))]
-        part = 0 ^ zero
-        while part < 2:
-            i, end, shift = piece(part, 0, pack * size.hop, offset, size)
-            while i < end:
-                value = work[(ring + shift + i) ^ zero]
-                for l in ti.static(range(L)):
-                    put_cell(g, item[l], first[l] + i, value[l], adding)
-                i = (i + 1) ^ zero
-            part = (part + 1) ^ zero
 
     @ti.func
     def flush_lane(
