@@ -274,7 +274,7 @@ def one_pass(
     then.
     """
     BY_STAGES = stages is not None
-    wanted = tuple(part for part in parts if BY_STAGES or part not in before)
+    wanted = tuple(part for part in parts if BY_STAGES or part not in before)  # by stages all are summed again
     C, SUMS = len(parts), len(wanted)
     RECORD = record_of(layout, SUMS, fixed, gradient)
     measures, powers = measures_of(parts, fixed, dtype, tuple(map(parts.index, wanted))), power_of_two(dtype)
@@ -402,11 +402,11 @@ def one_pass(
 
     @ti.func
     def put(gs: ti.template(), scratch: ti.template(), integers: ti.template(), b, p, length, whole,
-            values: ti.template(), adding: ti.template()):  # fmt: skip
+            values: ti.template()):  # fmt: skip
         """Write gradients at position p of item b; reflected positions outside the signal go to `scratch`."""
         if 0 <= p < length:
             for s in ti.static(range(len(gs))):
-                if ti.static(adding):
+                if ti.static(adds):
                     gs[s][b, p] = gs[s][b, p] + values[s]
                 else:
                     gs[s][b, p] = values[s]
@@ -1220,7 +1220,7 @@ def one_pass(
                 if m >= EMIT:
                     n, base = role + T * (m - EMIT), start + H
             if n < H:
-                put(gs, scratch, integers, b, base + n, length, whole, [left[0], left[EMIT]], adds)
+                put(gs, scratch, integers, b, base + n, length, whole, [left[0], left[EMIT]])
             for k in ti.static(range(2 * EMIT - 1)):
                 left[k] = left[k + 1]
 
@@ -1228,11 +1228,11 @@ def one_pass(
     def emit_between(gs: ti.template(), scratch: ti.template(), integers: ti.template(), t: ti.template(),
                      b: ti.template(), start: ti.template(), length: ti.template(), whole: ti.template()):  # fmt: skip
         """Zeros for samples in no window, from a frame's last row to the next frame."""
+        nothing = [ti.cast(0, dtype), ti.cast(0, dtype)]
         for frame in ti.static(range(FRAMES)):
             n = SPAN + t
             while n < H:
-                put(gs, scratch, integers, b, start + frame * H + n, length, whole, [ti.cast(0, dtype), ti.cast(0, dtype)],
-                    adds)  # fmt: skip
+                put(gs, scratch, integers, b, start + frame * H + n, length, whole, nothing)
                 n += T
 
     tools = SimpleNamespace(store=store, fetch=fetch, sync=sync, power_of_two=powers,

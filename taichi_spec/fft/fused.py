@@ -120,7 +120,6 @@ class BinEngine(FusedEngine):
             if not isinstance(term, SumsTerm):  # whose coefficients are functions of sums
                 numbers[:, at.coefficients + columns_of(terms)[t]] = weights[:, t]
         self.account = upload(numbers, dtype)
-        self._total = new_array(dtype, (batch,))
 
     def launches(self, total: Any, grad_x: Any, grad_y: Any, adds: bool = False) -> list[Launch]:
         """As `FusedEngine` says."""
@@ -135,7 +134,8 @@ class BinEngine(FusedEngine):
 
     def _after_sums(self, grad_x: Any, grad_y: Any, total: Any, adds: bool) -> list[Launch]:
         """The gradients of a loss whose coefficients are functions of sums: a pass that finds those, then the pass itself."""
-        first = self._evaluation(None, None, self.first_parts, self._total, False)
+        unused = new_array(self.dtype, (self.batch,))
+        first = self._evaluation(None, None, self.first_parts, unused, False)
         return [*first, *self._evaluation(grad_x, grad_y, self.parts, total, adds)]
 
     @abstractmethod
