@@ -13,6 +13,9 @@ On CUDA a thread's program has to stay below some 3,200 LLVM instructions, or LL
 every access to memory becomes twice as long: hence the loops whose bounds have a `zero` that the compiler cannot see. An
 index into registers must be known, so a loop over them takes the first one, and each next one takes its place.
 
+What a loop does not change LLVM computes before it, and there it waits in registers. So code that few frames or only a run's
+end need reads `zero` anew (`again`) and computes with that: of 154 registers at n_fft 1024, 18 were for the edges.
+
 What limits the pass on an H200 is shared memory (72 % of its bandwidth at n_fft 1024) and latency, with three warps at work
 for each scheduler, which issues an instruction in 64 % of its cycles: hence tables in shared memory, mirrors without bank
 conflicts, samples that are asked for in time, levels by votes, and writes that do not wait for one another.
@@ -345,6 +348,14 @@ def one_pass(
         return i + (i >> ti.static(layout.log_pad))
 
     @ti.func
+    def nothing(t: ti.template(), p: ti.template()):
+        """0, as LLVM knows and Taichi does not: another one for each p of 0, 1, 2.
+
+        Taichi takes shared memory for the thread's own and would reuse what it read there a pass before.
+        """
+        return t >> ti.static(29 + p)  # t < 2^29
+
+    @ti.func
     def store(sm: ti.template(), at: ti.template(), a: ti.template(), b: ti.template()):
         if ti.static(CUDA):
             sm[at] = ti.Vector([a, b])
@@ -359,6 +370,15 @@ def one_pass(
             return value[0], value[1]
         else:
             return sm[at], sm[at + ti.static(TOTAL)]
+
+    @ti.func
+    def fetch_from(sm: ti.template(), base: ti.template(), away: ti.template()):
+        """Cell base + away, of many that have one base. Counted from that cell as numbers, which lie one behind the other,
+        they have one address; LLVM would find that too, but not before it has decided what to inline."""
+        if ti.static(CUDA):
+            return sm[base][ti.static(2 * away)], sm[base][ti.static(2 * away + 1)]
+        else:
+            return fetch(sm, base + away)
 
     @ti.func
     def cell(x: ti.template(), b: ti.template(), at: ti.template()):
@@ -447,12 +467,12 @@ def one_pass(
         return table[at], table[at + ENTRIES]
 
     @ti.func
-    def constants(sm: ti.template(), table: ti.template(), at: ti.template(), end: ti.template()):
-        """A pair of the table, each thread's own. end: behind all of theirs."""
+    def constants(sm: ti.template(), table: ti.template(), base: ti.template(), away: ti.template(), end: ti.template()):
+        """Pair base + away of the table, each thread's own. end: behind all of theirs."""
         if ti.static(end <= RESIDENT):
-            return fetch(sm, at + TABLE)
+            return fetch_from(sm, base, ti.static(away + TABLE))
         else:
-            return entry(table, at)
+            return entry(table, base + away)
 
     def entries_at(table, n):
         """Entries that a thread puts into shared memory, all asked for before any is awaited; the last one for none."""
@@ -619,13 +639,12 @@ def one_pass(
                 for k in range(r):
                     store(sm, base + pad(group + k * stride), *done[b][k])
             sync()
-            # Taichi takes shared memory for the thread's own and would reuse what it read a pass before: hence zero.
-            values = own(sm, team + p * zero, t)
+            values = own(sm, team + nothing(t, p), t)
 
     def own(sm, team, t):
         """This thread's cells: points t + T m."""
         base = known(team + padded(t))
-        return [fetch(sm, base + pad(m * T)) for m in range(R)]
+        return [fetch_from(sm, base, pad(m * T)) for m in range(R)]
 
     @ti.func
     def threads(integers: ti.template()):
@@ -687,11 +706,11 @@ def one_pass(
                     if way == 0:
                         if ti.static(fixed):
                             load_frames(re, im, x, x, table, kept, sm, team, role, b, f, frames, start, length, whole,
-                                        exists, inside, live, zero)  # fmt: skip
+                                        exists, inside, live, integers)  # fmt: skip
                             ahead[0] = touch_signals(x, x, b, t, start, length)
                         else:
                             load_frames(re, im, x, y, table, kept, sm, team, role, b, f, frames, start, length, whole,
-                                        exists, inside, live, zero)  # fmt: skip
+                                        exists, inside, live, integers)  # fmt: skip
                             ahead[0] = touch_signals(x, y, b, t, start, length)
                         balance(re, im, sm, team, t, scale, level, zero)
                     else:
@@ -712,8 +731,8 @@ def one_pass(
             run = b * integers[RUNS] + c
             if ti.static(KEEP > 0):
                 after = role_at(end * H - LEFT, t, zero)
-                leave_tail(scratch, wait, after, run, exists, zero)
-            add_team(found, scratch, run * RECORD, sm, team, t, exists, zero)
+                leave_tail(scratch, wait, after, run, exists, integers)
+            add_team(found, scratch, run * RECORD, sm, team, t, exists, integers)
             sync()
             turn += integers[AT_WORK]
 
@@ -801,12 +820,12 @@ def one_pass(
             emit(second_sums, gs, wait, role, b, start + H, whole, inside)
             if not inside and exists:
                 emit_at_edges(ti.static(first_sums + second_sums), gs, scratch, integers, t, role, b, start, length,
-                              whole, zero)  # fmt: skip
+                              whole)  # fmt: skip
         else:
             sums = ti.static(add_waiting(windowed[::-1], wait))
             emit(sums, gs, wait, t, b, start, whole, inside)
             if not inside and exists:
-                emit_at_edges(sums, gs, scratch, integers, t, role, b, start, length, whole, zero)
+                emit_at_edges(sums, gs, scratch, integers, t, role, b, start, length, whole)
         if ti.static(H > SPAN):  # noqa: SIM102  one is known when the kernel is compiled
             if exists:
                 emit_between(gs, scratch, integers, t, b, start, length, whole)
@@ -824,10 +843,12 @@ def one_pass(
 
     @ti.func
     def leave_tail(scratch: ti.template(), wait: ti.template(), role, run: ti.template(),
-                   exists: ti.template(), zero: ti.template()):  # fmt: skip
+                   exists: ti.template(), integers: ti.template()):  # fmt: skip
         """What still waits at the end of a run is its tail. role: in the next frame, if there were one."""
-        for m in range(KEEP + zero):  # + 0, as in load_frames
-            n = role + T * m
+        again = integers[ZERO]  # as in load_frames
+        first = (role + again) & 0x1FFFFFFF  # as in `known`
+        for m in range(KEEP + again):
+            n = first + T * m
             if n < OVERLAP and exists:
                 at = run * RECORD + n
                 scratch[at + SUMS] = wait[0]
@@ -838,16 +859,17 @@ def one_pass(
 
     @ti.func
     def add_team(values: ti.template(), scratch: ti.template(), first: ti.template(), sm: ti.template(),
-                 team: ti.template(), t: ti.template(), writes: ti.template(), zero: ti.template()):  # fmt: skip
+                 team: ti.template(), t: ti.template(), writes: ti.template(), integers: ti.template()):  # fmt: skip
         """scratch[first + j] ← the sum of a team's j-th values, its threads always added in the same order."""
         sync()
         for j in ti.static(range(SUMS)):
             store(sm, team + t + ti.static(T * j), values[j], values[j])
-        s = T // 2 + zero  # + 0, as in load_frames
+        again = integers[ZERO]  # as in load_frames
+        s = T // 2 + again
         while s > 0:
             sync()
             if t < s:
-                for j in range(SUMS + zero):
+                for j in range(SUMS + again):
                     at = team + t + T * j
                     ours, unused = fetch(sm, at)
                     theirs, _ = fetch(sm, at + s)
@@ -988,7 +1010,7 @@ def one_pass(
                     table: ti.template(), kept: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
                     b: ti.template(), f: ti.template(), frames: ti.template(), start: ti.template(),
                     length: ti.template(), whole: ti.template(), exists: ti.template(), inside: ti.template(),
-                    live: ti.template(), zero: ti.template()):  # fmt: skip
+                    live: ti.template(), integers: ti.template()):  # fmt: skip
         """The windowed frame and `other`'s into registers; at the edges one after the other, in a loop."""
         row = 0 if ti.static(is_field) else b * whole  # where item b begins in the memory of an ndarray
         for m in ti.static([m for m in range(R) if not FIRST <= m < FIRST + ROWS]):
@@ -1000,8 +1022,9 @@ def one_pass(
                 re[FIRST + m] = ti.static(weights)[m] * cell(x, b, at + ti.static(T * m))
                 im[FIRST + m] = ti.static(weights)[m] * cell(other, b, at + ti.static(T * m + LATER))
         else:
-            for m in range(ROWS + zero):  # + 0 keeps LLVM from unrolling it
-                n = t + T * m
+            again = integers[ZERO]
+            for m in range(ROWS + again):  # + 0 keeps LLVM from unrolling it
+                n = t + again + T * m
                 first, second = ti.cast(0, dtype), ti.cast(0, dtype)
                 at = source(start + n, length)
                 if live and at >= 0:
@@ -1011,7 +1034,7 @@ def one_pass(
                 if f + (FRAMES - 1) < frames and exists and at >= 0:
                     second = cell(other, b, row + at)
                 place = m + FIRST
-                even, odd = constants(sm, table, t + (WINDOW + T * (place >> 1)), ENTRIES)
+                even, odd = constants(sm, table, t + again + T * (place >> 1), WINDOW, ENTRIES)
                 w = ti.select(place & 1, odd, even)
                 for k in ti.static(range(FIRST, FIRST + ROWS - 1)):  # after the last one each is in its place
                     re[k], im[k] = re[k + 1], im[k + 1]
@@ -1059,10 +1082,9 @@ def one_pass(
             first = group * ti.static(PAIRS)
             mirrors = (team + t + (ti.static(R - PAIRS) - first) * T) & 0x1FFFFFFF
             own_bins = ti.static(list(zip(re, im))[:PAIRS])
-            cells = ti.static([mirrors + T * (PAIRS - 1 - m) for m in range(PAIRS)])
             alone = (t | first) == 0
             measured = ti.static([goals(first * T + T * m) for m in range(PAIRS)])
-            found, low = ti.static(distances(sm, own_bins, cells, alone, measured, scale))
+            found, low = ti.static(distances(sm, own_bins, mirrors, alone, measured, scale))
             for j in ti.static(range(SUMS)):
                 sums[j] += found[j]
             for m in ti.static(range(HALF - PAIRS)):  # the next ones take their place; after all groups each is back
@@ -1075,12 +1097,12 @@ def one_pass(
         if t == 0:
             middle = team + ti.static((HALF - 1) * T)
             bins = ti.static([fetch(sm, middle)])
-            found, _ = ti.static(distances(sm, bins, [middle], True, [goals(T * HALF)], scale))
+            found, _ = ti.static(distances(sm, bins, middle, True, [goals(T * HALF)], scale))
             for j in ti.static(range(SUMS)):
                 sums[j] += found[j]
         if ti.static(gradient):
             sync()
-            take_mirrors(re, im, sm, team, t, zero)
+            take_mirrors(re, im, sm, team, t)
         return sums
 
     @ti.func
@@ -1095,12 +1117,11 @@ def one_pass(
         sync()
 
     @ti.func
-    def take_mirrors(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
-                     zero: ti.template()):  # fmt: skip
+    def take_mirrors(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template()):
         """And what others have left there comes back."""
-        at = mirror_cells(team, t + zero)  # as in transform
+        at = mirror_cells(team, t + nothing(t, 2))
         for m in ti.static(range(HALF)):
-            re[HALF + m], im[HALF + m] = fetch(sm, at + ti.static(T * m))
+            re[HALF + m], im[HALF + m] = fetch_from(sm, at, ti.static(T * m))
 
     @ti.func
     def mirror_cells(team: ti.template(), t):
@@ -1114,19 +1135,21 @@ def one_pass(
         item = row * item_stride
         return item + ti.min(f, frames - 1) * frame_stride, item + ti.min(f + 1, frames - 1) * frame_stride
 
-    def distances(sm, bins, cells, alone, measure, scale):
-        """The sums of distances in pairs of bins, of which the mirrors lie in `cells`, and the gradients' first bins.
+    def distances(sm, bins, mirrors, alone, measure, scale):
+        """The sums of distances in pairs of bins, and the gradients' first bins.
 
-        The mirrors become the gradients'. alone: whether the first bin is its own mirror.
+        The last bin's mirror lies in cell `mirrors`, each one before T cells behind it; they become the gradients'.
+        alone: whether the first bin is its own mirror.
         """
-        mirrors = [fetch(sm, cell) for cell in cells]
+        away = [T * m for m in reversed(range(len(bins)))]
+        seen = [fetch_from(sm, mirrors, cells) for cells in away]
         totals, firsts = None, []
-        for m, (z, mirror) in enumerate(zip(bins, mirrors)):
+        for m, (z, mirror) in enumerate(zip(bins, seen)):
             found, low, high = two_bins(z, mirror, measure[m], scale, fixed, dtype)
             if gradient:
                 if m == 0:
                     low, high = [[hold(ti.select(alone, 2 * v, v)) for v in both_parts] for both_parts in (low, high)]
-                store(sm, cells[m], high[1], high[0])
+                store(sm, mirrors + away[m], high[1], high[0])
             firsts.append(low)
             totals = found if totals is None else [hold(s + v) for s, v in zip(totals, found)]
         return totals, firsts
@@ -1134,13 +1157,13 @@ def one_pass(
     def twiddles(sm, table, j, offset, stride):
         """A function from a radix's entry to its twiddle."""
         own = min(stride, T)  # threads' entries
-        return lambda e: constants(sm, table, j + (offset + e * stride), offset + e * stride + own)
+        return lambda e: constants(sm, table, j, offset + e * stride, offset + e * stride + own)
 
     def window(kept, sm, table, t):
         """The window at points t + T m of its rows: what is kept of it, or else the table's."""
         if kept:
             return kept
-        pairs = {m: [hold(w) for w in constants(sm, table, t + (WINDOW + T * m), WINDOW + T * (m + 1))]
+        pairs = {m: [hold(w) for w in constants(sm, table, t, WINDOW + T * m, WINDOW + T * (m + 1))]
                  for m in range(FIRST // 2, (FIRST + ROWS + 1) // 2)}  # fmt: skip
         return [pairs[m // 2][m % 2] for m in range(FIRST, FIRST + ROWS)]
 
@@ -1205,7 +1228,7 @@ def one_pass(
     @ti.func
     def emit_at_edges(lists: ti.template(), gs: ti.template(), scratch: ti.template(), integers: ti.template(),
                       t: ti.template(), role: ti.template(), b: ti.template(), start: ti.template(),
-                      length: ti.template(), whole: ti.template(), zero: ti.template()):  # fmt: skip
+                      length: ti.template(), whole: ti.template()):  # fmt: skip
         """Write what is finished wherever it is. lists: the sums of both signals; or of x, of two frames.
 
         t and role: which points a thread has, of the first frame and of the second.
@@ -1214,8 +1237,9 @@ def one_pass(
         for e in ti.static(range(2)):
             for m in ti.static(range(EMIT)):
                 left[e * EMIT + m] = lists[e][m]
-        for m in range(EMIT * FRAMES + zero):  # + 0, as in load_frames
-            n, base = t + T * m, start
+        again = integers[ZERO]  # as in load_frames
+        for m in range(EMIT * FRAMES + again):
+            n, base = t + again + T * m, start
             if ti.static(fixed):  # noqa: SIM102  one is known when the kernel is compiled
                 if m >= EMIT:
                     n, base = role + T * (m - EMIT), start + H
@@ -1313,7 +1337,9 @@ def teams_at_work(layout: Layout, dtype: Any, registers: int) -> int:
     if not (layout.cuda and multiprocessors):
         return GRID * layout.teams
     needed = layout.block_cells * 2 * itemsize(dtype) + 1024  # bytes, 1024 of them the driver's
-    blocks = max(1, min(REGISTERS // (registers * layout.block), shared // needed)) * multiprocessors
+    # Each of a multiprocessor's four parts has a fourth of the registers, for whole warps.
+    warps = 4 * (REGISTERS // 4 // (32 * registers))
+    blocks = max(1, min(32 * warps // layout.block, shared // needed)) * multiprocessors
     return min(blocks, GRID) * layout.teams
 
 
@@ -1324,7 +1350,8 @@ def runs_of(layout: Layout, stft: STFT, dtype: Any, batch: int, n_samples: int, 
     transforms = -(-stft.n_frames(n_samples) // pack)
     overlap = -(-layout.overlap // (stft.hop_length * pack))
     registers = [registers_of(layout, stft, terms, fixed, gradient) for gradient in (False, True)]
-    return [Runs.of(transforms, batch, teams_at_work(layout, dtype, count), overlap) for count in registers]
+    teams = [teams_at_work(layout, dtype, count) for count in registers]
+    return [Runs.of(transforms, batch, at_work, overlap, layout.teams) for at_work in teams]
 
 
 def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Term, ...], fixed: Any = None,

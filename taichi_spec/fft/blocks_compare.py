@@ -584,7 +584,7 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         if t == 0:
             store(sm, team + ti.static((HALF - 1) * T), 2 * by_y * middle[1], 2 * by_x * middle[0])
         sync()
-        tools.take_mirrors(re, im, sm, team, t, zero)
+        tools.take_mirrors(re, im, sm, team, t)
 
     @ti.func
     def compare(found: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),

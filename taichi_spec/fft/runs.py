@@ -43,8 +43,12 @@ class Runs(NamedTuple):
         turns = long_ones + batch * (self.number - self.longs)
         return min(self.teams, round_up(turns, block)), long_ones, turns
 
+    def rounds(self, batch: int, block: int) -> int:
+        """How many runs the busiest team has, one after the other."""
+        return -(-self.turns(batch, block)[-1] // self.teams)
+
     @staticmethod
-    def of(transforms: int, batch: int, teams: int, overlap: int) -> "Runs":
+    def of(transforms: int, batch: int, teams: int, overlap: int, block: int) -> "Runs":
         """The runs that take the least time.
 
         Args:
@@ -52,11 +56,13 @@ class Runs(NamedTuple):
             batch: how many items.
             teams: how many of them work side by side.
             overlap: how many transforms behind a run still meet samples of it: it is small beside a long run.
+            block: teams of a block, which all have long runs or short ones.
         """
         most = max(2 * overlap, min(MOST, max(LEAST, AHEAD // teams)))
         least = -(-transforms // most)
         rounds = -(-batch * least // teams)
-        numbers = [min(transforms, max(least, n * teams // batch)) for n in range(rounds, rounds + 8)]
-        number = min(numbers, key=lambda n: -(-batch * n // teams) * (-(-transforms // n) + BEGINNING))
-        short, longs = divmod(transforms, number)
-        return Runs(number, longs, short, teams)
+        idle = -(-(block - 1) // batch)  # runs of an item that may have to make room for teams without any
+        full = [n * teams // batch - less for n in range(rounds, rounds + 8) for less in (0, idle)]
+        numbers = [min(transforms, max(least, 1, number)) for number in full]
+        choices = [Runs(number, transforms % number, transforms // number, teams) for number in numbers]
+        return min(choices, key=lambda runs: runs.rounds(batch, block) * (-(-transforms // runs.number) + BEGINNING))
