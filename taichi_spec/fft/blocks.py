@@ -1317,18 +1317,21 @@ def _radices(n_fft: int, points: int) -> tuple[int, ...]:
 
 
 def registers_of(layout: Layout, stft: STFT, terms: tuple[Term, ...], fixed: bool, gradient: bool) -> int:
-    """How many registers a thread has on CUDA, or a few more: these are ptxas's choice for compute capability 9.0."""
+    """How many registers a thread has on CUDA, 128, 168 or more: up to these, four or three warps share a fourth of them.
+
+    These are ptxas's choice for compute capability 9.0.
+    """
     if not layout.shuffles:
         return 255  # float64
     if layout.block >= 256:
         return 128
     if layout.room is not None:
         transports = any(transport_parts(terms, quantity) for quantity in quantities_of(terms))
-        return 255 if transports and gradient else 200 if transports or gradient else 152 if fixed else 128
-    if not gradient:
-        return 144 if fixed else 128
-    strays = layout.stray and layout.rows == layout.points
-    return 184 if strays and columns_of(terms)[-1] > 1 and (fixed or stft.pad) else 168
+        if gradient and (transports or (layout.room.arrays and layout.stray)):
+            return 255
+        return 168 if gradient or transports else 128
+    bare = not (fixed or stft.center or layout.stray or columns_of(terms)[-1] > 1)
+    return 168 if gradient and not bare else 128
 
 
 def teams_at_work(layout: Layout, dtype: Any, registers: int) -> int:
