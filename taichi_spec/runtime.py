@@ -126,17 +126,27 @@ def cuda_multiprocessors() -> tuple[int, int]:
 
     Taichi itself does not tell.
     """
+    cuda = cuda_driver()
+    if cuda is None:
+        return 0, 0
+    found = [ctypes.c_int(), ctypes.c_int()]
+    # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+    for value, asked in zip(found, (16, 81), strict=True):
+        cuda.cuDeviceGetAttribute(ctypes.byref(value), asked, 0)
+    return found[0].value, found[1].value
+
+
+@cache
+def cuda_driver() -> Any:
+    """NVIDIA's driver, which Taichi runs CUDA through, as ctypes takes it; None where there is none with a device."""
     for library in ("libcuda.so.1", "nvcuda.dll"):
         try:
             cuda = ctypes.CDLL(library)
         except OSError:
             continue
-        found = [ctypes.c_int(), ctypes.c_int()]
-        # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
-        asked = zip(found, (16, 81), strict=True)
-        if cuda.cuInit(0) == 0 and all(cuda.cuDeviceGetAttribute(ctypes.byref(v), a, 0) == 0 for v, a in asked):
-            return found[0].value, found[1].value
-    return 0, 0
+        if cuda.cuInit(0) == 0:
+            return cuda
+    return None
 
 
 def shared_bytes(arch: str) -> int:

@@ -467,7 +467,9 @@ def one_pass(
         return table[at], table[at + ENTRIES]
 
     @ti.func
-    def constants(sm: ti.template(), table: ti.template(), base: ti.template(), away: ti.template(), end: ti.template()):
+    def constants(
+        sm: ti.template(), table: ti.template(), base: ti.template(), away: ti.template(), end: ti.template()
+    ):
         """Pair base + away of the table, each thread's own. end: behind all of theirs."""
         if ti.static(end <= RESIDENT):
             return fetch_from(sm, base, ti.static(away + TABLE))
