@@ -295,9 +295,10 @@ def one_pass(
     KEEP, STRAY = (layout.waiting, layout.stray) if gradient else (0, 0)
     SHIFT = H // T  # how many rows further on the next frame lies, and one more for some threads if it strays
     # Pairs of bins at work at once: as many as there are registers for, and LLVM still inlines.
-    PAIRS = 4 if N >= 2048 else R // 2
-    if C > 1 or (fixed and STRAY):
-        PAIRS = 1 if fixed and N >= (1024 if C > 1 else 2048) else 2
+    PAIRS = 4 if C <= 3 and not fixed else 2
+    if C == 1:
+        PAIRS = R // 2 if N < 2048 else 4
+    PAIRS = max(1, PAIRS >> (fixed and STRAY > 0) >> (C > 1 and N >= 4096))
     # Likewise, entries of the table that a thread asks for before it puts any into shared memory.
     AT_ONCE = (2 if N <= 1024 else 1) if gradient or fixed else max(1, min(8, -(-layout.resident // BLOCK)))
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
