@@ -39,7 +39,7 @@ from taichi_spec.bins import Account, Parts, columns_of, finish_function, quanti
 from taichi_spec.fft.blocks_compare import BandPlaces, Room, band_tables, by_stages
 from taichi_spec.fft.butterflies import fused_dft
 from taichi_spec.fft.fused import GPUEngine, run_sums
-from taichi_spec.fft.pairs import hold, measures_of, power_of_two, two_bins
+from taichi_spec.fft.pairs import KNOWN, hold, known, measures_of, power_of_two, two_bins
 from taichi_spec.fft.runs import Runs
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.fft.together import four_writer, fours
@@ -177,15 +177,6 @@ class Layout:
                     pairs.append((np.cos(angle), np.tan(angle)))
         rows = window.reshape(self.points, self.threads)
         return np.concatenate(pairs + list(zip(rows[0::2], rows[1::2])), axis=1)
-
-
-def known(index):
-    """An index >= 0 of which LLVM knows no more than that: constants added to it become offsets of the access.
-
-    Without the mask an addition may overflow for all LLVM knows; with fewer known bits it may turn into a bitwise or.
-    Either way each access would compute its own address.
-    """
-    return hold(index & 0x1FFFFFFF)
 
 
 @cache
@@ -660,7 +651,7 @@ def one_pass(
         """Thread i's share of all runs of frames that its team takes."""
         zero = integers[ZERO]
         sm = ti.simt.block.SharedArray((SHARED[0],), SHARED[1])
-        t = ((i & ti.static(T - 1)) + zero) & 0x1FFFFFFF
+        t = ((i & ti.static(T - 1)) + zero) & KNOWN
         which = (i & ti.static(BLOCK - 1)) >> LOG_T
         team = which * CELLS
         turn = i >> LOG_T
@@ -841,7 +832,7 @@ def one_pass(
         """
         role = t
         if ti.static(STRAY > 0):
-            role = (((t - start) & ti.static(T - 1)) + zero) & 0x1FFFFFFF  # as in `known`
+            role = (((t - start) & ti.static(T - 1)) + zero) & KNOWN  # as in `known`
         return role
 
     @ti.func
@@ -849,7 +840,7 @@ def one_pass(
                    exists: ti.template(), integers: ti.template()):  # fmt: skip
         """What still waits at the end of a run is its tail. role: in the next frame, if there were one."""
         again = integers[ZERO]  # as in load_frames
-        first = (role + again) & 0x1FFFFFFF  # as in `known`
+        first = (role + again) & KNOWN  # as in `known`
         for m in range(KEEP + again):
             n = first + T * m
             if n < OVERLAP and exists:
@@ -1083,7 +1074,7 @@ def one_pass(
         lend_mirrors(re, im, sm, team, t)
         for group in range(ti.static(HALF // PAIRS) + zero):  # + 0, as in load_frames
             first = group * ti.static(PAIRS)
-            mirrors = (team + t + (ti.static(R - PAIRS) - first) * T) & 0x1FFFFFFF
+            mirrors = (team + t + (ti.static(R - PAIRS) - first) * T) & KNOWN
             own_bins = ti.static(list(zip(re, im))[:PAIRS])
             alone = (t | first) == 0
             measured = ti.static([goals(first * T + T * m) for m in range(PAIRS)])
@@ -1129,7 +1120,7 @@ def one_pass(
     @ti.func
     def mirror_cells(team: ti.template(), t):
         """Where the first of them lies."""
-        return (team + ti.static(HALF * T) + ti.select(t == 0, -T, T - t)) & 0x1FFFFFFF
+        return (team + ti.static(HALF * T) + ti.select(t == 0, -T, T - t)) & KNOWN
 
     @ti.func
     def rows(row: ti.template(), f: ti.template(), frames: ti.template(), item_stride: ti.template(),

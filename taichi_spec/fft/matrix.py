@@ -31,7 +31,7 @@ from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, new_vectors, uplo
 from taichi_spec.bins import Account, Parts, columns_of, finish_function
 from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import GPUEngine, run_sums
-from taichi_spec.fft.pairs import measures_of, power_of_two, two_bins
+from taichi_spec.fft.pairs import KNOWN, measures_of, power_of_two, two_bins
 from taichi_spec.fft.plan import Plan, factorise, is_smooth, unit_circle
 from taichi_spec.fft.together import pairs_writer
 from taichi_spec.framing import IMAGES, add, annotation, framing, framing_of, item_sizes, load, touched
@@ -130,10 +130,10 @@ def line_transform(plan: Plan, dtype: Any, twiddles: int, back: bool) -> Any:
         while m < ti.static(plan.n // radix * lines):
             i, line = m // lines, m % lines
             j = i % span
-            at = ((i - j) * radix + j) * pitch + line
+            at = (((i - j) * radix + j) * pitch + line) & KNOWN
             re = [sm[at + ti.static(q * span * pitch)] for q in ti.static(range(radix))]
             im = [sm[at + ti.static(q * span * pitch + plane)] for q in ti.static(range(radix))]
-            turns = j * ti.static(2 * (radix - 1)) + ti.static(twiddles + 2 * offset)
+            turns = (j * ti.static(2 * (radix - 1)) + ti.static(twiddles + 2 * offset)) & KNOWN
             if ti.static(back and span > 1):
                 bf.turn(re, im, radix, table, turns)
             bf.dft(re, im, radix, 0, 1)
@@ -260,9 +260,10 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
     @ti.func
     def put(sm: ti.template(), some: ti.template(), a, line):
         """Elements a, a + STEP, ... of a line, those that it has, to shared memory."""
+        base = (a * PITCH + line) & KNOWN
         for e in ti.static(range(AT_ONCE)):
             if a + e * STEP < A:
-                at = (a + e * STEP) * PITCH + line
+                at = base + ti.static(e * STEP * PITCH)
                 sm[at], sm[at + PLANE] = some[e][0], some[e][1]
 
     @ti.func

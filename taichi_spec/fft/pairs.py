@@ -12,6 +12,17 @@ from taichi.lang.impl import expr_init as hold  # evaluates an expression here, 
 from taichi_spec.bins import Parts, part_distance
 from taichi_spec.precision import split
 
+KNOWN = 0x1FFFFFFF
+
+
+def known(index):
+    """An index >= 0 of which LLVM knows no more than that: constants added to it become offsets of the access.
+
+    Without the mask an addition may overflow for all LLVM knows; with fewer known bits it may turn into a bitwise or.
+    Either way each access would compute its own address.
+    """
+    return hold(index & KNOWN)
+
 
 def constant(value: float, dtype):
     """A Python float in full precision: Taichi would round it to `default_fp`."""
