@@ -249,9 +249,7 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         middle: those of bin N / 2, which are real, in thread 0.
         """
         tools.lend_mirrors(re, im, sm, team, t)
-        if t == 0:
-            both, other = fetch(sm, team + ti.static((HALF - 1) * T))
-            middle[0], middle[1] = 2 * both, 2 * other
+        middle[0], middle[1] = 2 * re[HALF], 2 * im[HALF]
         equal = scale[4] > 0
         for step in range(ti.static(HALF // AT_ONCE) + zero):
             k = t + ti.static(AT_ONCE * T) * step
