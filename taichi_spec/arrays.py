@@ -43,7 +43,8 @@ class _Numbers(_OfItsRuntime, ti.ScalarNdarray):  # type: ignore[misc]
     def from_numpy(self, arr: NDArray[Any]) -> None:
         """Takes the numbers of an array of the same shape."""
         if arch_name() in _COPIES:
-            _COPIES[arch_name()](self._address(), np.ascontiguousarray(arr, to_numpy_type(self.dtype)), True)
+            numbers = np.ascontiguousarray(arr, to_numpy_type(self.dtype)).reshape(self.shape)
+            _COPIES[arch_name()](self._address(), numbers, True)
         else:
             super().from_numpy(arr)
 
