@@ -59,12 +59,12 @@ class Chain:
 
     Args:
         launches: what is launched.
-        without: which of Taichi's own optimisations the kernels are spared, or "".
+        spared: which of Taichi's own passes the kernels are spared, see `without`.
     """
 
-    def __init__(self, launches: list[Launch], without: str = "") -> None:
+    def __init__(self, launches: list[Launch], spared: tuple[str, ...] = ()) -> None:
         self.launches = launches
-        self.without = without
+        self.spared = spared
         self.brought: dict[str, Any] | None = None  # by the last call
         self.runtime: Any = None  # Taichi's, whose program is gone when it is reset
         self.kernels: list[Any] = []  # Taichi's own, for the fields of the last call
@@ -79,7 +79,7 @@ class Chain:
                 isinstance(new, ti.Field) and new is not last[name] for name, new in brought.items()
             ):
                 self.runtime = ti.lang.impl.get_runtime()
-                with repeats_kept(), without(self.without):
+                with repeats_kept(), without(*self.spared):
                     self.kernels = [_compiled(launch, brought) for launch in self.launches]
             self.prepared = [_prepared(*both, brought) for both in zip(self.launches, self.kernels, strict=True)]
             self.ready = [one.context() for one in self.prepared]
@@ -112,18 +112,18 @@ def _prepared(launch: Launch, kernel: tuple[Any, Any], brought: dict[str, Any]) 
 
 
 @contextmanager
-def without(optimisation: str) -> Iterator[None]:
-    """Kernels compiled within are spared one of Taichi's own optimisations, such as "cfg_optimization"; "" for none.
+def without(*passes: str) -> Iterator[None]:
+    """Kernels compiled within are spared some of Taichi's own passes.
 
-    On a long straight program it may take most of the time, and what compiles Taichi's output does it all again.
+    "cfg_optimization" takes most of the time on a long straight program, and what compiles Taichi's output does it all
+    again. "real_matrix_scalarize" makes numbers of vectors, of which LLVM on a CPU has to find the vectors anew.
     """
-    if not optimisation:
-        yield
-        return
     config = ti.lang.impl.current_cfg()
-    kept = getattr(config, optimisation)
-    setattr(config, optimisation, False)
+    kept = {name: getattr(config, name) for name in passes}
     try:
+        for name in passes:
+            setattr(config, name, False)
         yield
     finally:
-        setattr(config, optimisation, kept)
+        for name, value in kept.items():
+            setattr(config, name, value)

@@ -29,9 +29,10 @@ class FusedSum(FusedEngine):
         self.engines = engines
 
     @property
-    def spared(self) -> str:
-        """As its engines'."""
-        return self.engines[0].spared
+    def spared(self) -> tuple[str, ...]:
+        """What all of its engines' are."""
+        first, *others = [engine.spared for engine in self.engines]
+        return tuple(name for name in first if all(name in spared for spared in others))
 
     def launches(self, total: Any, grad_x: Any, grad_y: Any, adds: bool = False) -> list[Launch]:
         """The first engine writes value and gradients, the others' are added one after the other."""

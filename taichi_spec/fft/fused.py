@@ -75,8 +75,8 @@ class FusedEngine(ABC):
 
     @property
     @abstractmethod
-    def spared(self) -> str:
-        """Which of Taichi's optimisations the engine's kernels are spared, or ""."""
+    def spared(self) -> tuple[str, ...]:
+        """Which of Taichi's passes the engine's kernels are spared: see `launch.without`."""
 
     @abstractmethod
     def launches(self, total: Any, grad_x: Any, grad_y: Any, adds: bool = False) -> list[Launch]:
@@ -147,9 +147,9 @@ class GPUEngine(BinEngine):
     """What the engines for GPUs share. Arguments: as `BinEngine`'s."""
 
     @property
-    def spared(self) -> str:
+    def spared(self) -> tuple[str, ...]:
         """As `FusedEngine` says: what takes four fifths of the time to compile, and changes nothing."""
-        return "advanced_optimization"
+        return ("advanced_optimization",)
 
     def _keep_goal(self, goal: NDArray[Any] | None) -> tuple[int, int]:
         """self.goal ← a fixed target's numbers  # (B or 1, F or 1, width)

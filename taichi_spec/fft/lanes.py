@@ -604,6 +604,11 @@ def lane_kernel(
             half = (half + 1) ^ size.zero
 
     @ti.func
+    def absolute(values):
+        """|v| of each lane. Taichi's own is for numbers alone."""
+        return ti.max(values, 0 - values)
+
+    @ti.func
     def fill(
         work: ti.template(),
         base,
@@ -625,10 +630,10 @@ def lane_kernel(
             i, end, to_a, to_b = stretch(part, ring_a, ring_b, offset, size)
             while i < end:
                 a, b = work[(to_a + i) ^ zero], work[(to_b + i) ^ zero]
-                sum_a += ti.abs(a * window[i])
-                sum_b += ti.abs(b * window[i])
+                sum_a += absolute(a * window[i])
+                sum_b += absolute(b * window[i])
                 if ti.static(not fixed):
-                    between += ti.abs((a - b) * window[i])
+                    between += absolute((a - b) * window[i])
                 i = (i + 1) ^ zero
             part = (part + 1) ^ zero
         work[notes], work[notes + 1], work[notes + 6] = sum_a, sum_b, between
@@ -882,9 +887,14 @@ class LanesEngine(BinEngine):
         return goal
 
     @property
-    def spared(self) -> str:
-        """As `FusedEngine` says: what takes half of the first call, and changes nothing."""
-        return "cfg_optimization"
+    def spared(self) -> tuple[str, ...]:
+        """As `FusedEngine` says: what takes half of the first call, and changes nothing.
+
+        And lanes stay vectors for LLVM, where no code needs what Taichi does with numbers alone: a function by stages
+        may, and so may a term that is not one of ours.
+        """
+        ours = all(type(term).__module__.startswith("taichi_spec.terms.") for term in self.terms)
+        return ("cfg_optimization", *["real_matrix_scalarize"] * (self.stages is None and ours))
 
     def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
         backward = grad_x is not None
