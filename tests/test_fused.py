@@ -279,3 +279,18 @@ def test_the_difference_of_logarithms(dtype, bound):
     out = np.zeros_like(u)
     differences(u, v, out)
     assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("first", ["whole bins", "stages"])
+def test_resolutions_of_both_kinds(running_cpu, first):
+    """One that compares whole bins and one that goes by stages are launched together, and compiled alike."""
+    x, y = signals(9, 900)
+    stfts, weights = [ts.STFT(64), ts.STFT(100, 30)], [None, np.linspace(0, 1, 51)]
+    if first == "stages":
+        stfts.reverse()
+        weights.reverse()
+    value, grads = ts.value_and_grad(x, y, wrt="both", stft=stfts, bin_weights=weights)
+    parts = [ts.reference.value_and_grad(x, y, stft, bin_weights=gains) for stft, gains in zip(stfts, weights)]
+    expected, *slopes = [sum(part) for part in zip(*parts)]
+    assert value == pytest.approx(float(np.sum(expected)), rel=1e-12)
+    assert error(grads[0], slopes[0]) < 1e-12 and error(grads[1], slopes[1]) < 1e-12

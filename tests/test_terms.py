@@ -248,6 +248,26 @@ def test_a_users_own_term(running_cpu):
     assert grad_y @ d == pytest.approx(along_y, rel=1e-7)
 
 
+class OfVectors(ts.BinTerm):
+    """φ(a, b) = |a − b| by way of what Taichi takes of vectors only as it makes numbers of them."""
+
+    @ti.func
+    def distance(self, a, b, real: ti.template()):
+        both = ti.Vector([a - b, b - a])
+        slope = 2 * ti.cast(both > 0, real)
+        return abs(both).max(), slope[0] - 1, slope[1] - 1
+
+
+def test_a_users_own_term_may_have_vectors(running_cpu):
+    x, y = signals(3, 900)
+    options = dict(stft=STFT, engine="fft", wrt="both")
+    for terms in (OfVectors(), [ts.Magnitude(weight=0), OfVectors()]):
+        value, gradients = ts.value_and_grad(x, y, terms=terms, **options)
+        expected, slopes = ts.value_and_grad(x, y, terms=ts.Magnitude(p=1), **options)
+        assert value == pytest.approx(expected, rel=1e-12)
+        np.testing.assert_allclose(gradients, slopes, atol=1e-12)
+
+
 def test_a_new_weight_compiles_nothing(running_cpu):
     from taichi_spec import bins
 
