@@ -2,6 +2,8 @@
 
 import taichi as ti
 
+from taichi_spec.vectors import absolute
+
 
 @ti.func
 def polar(re, im):
@@ -9,7 +11,7 @@ def polar(re, im):
 
     Of two numbers or two vectors of them.
     """
-    largest = ti.max(abs(re), abs(im))
+    largest = ti.max(absolute(re), absolute(im))
     u, v = re / ti.select(largest > 0, largest, 1), im / ti.select(largest > 0, largest, 1)
     norm = ti.sqrt(u * u + v * v)
     return largest * norm, u / ti.select(largest > 0, norm, 1), v / ti.select(largest > 0, norm, 1)

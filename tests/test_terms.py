@@ -225,6 +225,19 @@ def test_values_by_name(restarted):
             assert value == pytest.approx(expected if reduction == "none" else expected.sum(), rel=1e-5)
 
 
+@pytest.mark.parametrize("n_fft", [16, 64])
+@pytest.mark.parametrize("term,same", [
+    (ts.LogMagnitude(eps=1), ts.LogMagnitude(eps=1.0)), (ts.SpectralConvergence(eps=0), ts.SpectralConvergence(eps=0.0)),
+    (ts.Transport(floor=0, weight=2), ts.Transport(floor=0.0, weight=2.0)),
+], ids=str)  # fmt: skip
+def test_an_integer_is_a_number_too(running_cpu, term, same, n_fft):
+    x, y = signals(4, 300)
+    value, grad = ts.value_and_grad(x, y, n_fft=n_fft, terms=term)
+    expected, slope = ts.value_and_grad(x, y, n_fft=n_fft, terms=same)
+    assert value == expected and repr(term) == repr(same)
+    np.testing.assert_array_equal(grad, slope)
+
+
 @dataclass(frozen=True)
 class Cauchy(ts.BinTerm):
     """φ(a, b) = (a − b)² / (width + b), a user's own term."""

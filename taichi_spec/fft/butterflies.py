@@ -24,7 +24,7 @@ import taichi as ti
 from taichi_spec.fft.pairs import constant as number
 from taichi_spec.fft.pairs import hold
 from taichi_spec.precision import split
-from taichi_spec.runtime import arch_name
+from taichi_spec.vectors import negative
 
 RADICES = (2, 3, 4, 5, 7, 8, 16)
 
@@ -37,14 +37,6 @@ def butterflies(dtype) -> SimpleNamespace:
     def constant(value: ti.template()):
         high, middle, low = ti.static(split(value))
         return ti.cast(high, dtype) + (ti.cast(middle, dtype) + ti.cast(low, dtype))
-
-    @ti.func
-    def negative(x):
-        """-x. What Taichi has for that is for numbers alone, and on a CPU these are vectors."""
-        if ti.static(arch_name() == "cpu"):
-            return 0 - x
-        else:
-            return -x
 
     @ti.func
     def rotate(re: ti.template(), im: ti.template(), q: ti.template(), cosine, sine):

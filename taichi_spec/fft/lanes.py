@@ -55,6 +55,7 @@ from taichi_spec.launch import Launch
 from taichi_spec.runtime import bounds_checked
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
+from taichi_spec.vectors import absolute
 
 BLOCK_BYTES = 1 << 14  # parts of a transform that are finished within the first cache
 TASK = 512  # iterations of a parallel loop: Taichi gives a CPU's thread no fewer, whatever `block_dim` says
@@ -604,11 +605,6 @@ def lane_kernel(
             half = (half + 1) ^ size.zero
 
     @ti.func
-    def absolute(values):
-        """|v| of each lane. Taichi's own is for numbers alone."""
-        return ti.max(values, 0 - values)
-
-    @ti.func
     def fill(
         work: ti.template(),
         base,
@@ -890,11 +886,10 @@ class LanesEngine(BinEngine):
     def spared(self) -> tuple[str, ...]:
         """As `FusedEngine` says: what takes half of the first call, and changes nothing.
 
-        And lanes stay vectors for LLVM, where no code needs what Taichi does with numbers alone: a function by stages
-        may, and so may a term that is not one of ours.
+        And lanes stay vectors for LLVM, unless a term that is not one of ours may need what Taichi does with numbers alone.
         """
         ours = all(type(term).__module__.startswith("taichi_spec.terms.") for term in self.terms)
-        return ("cfg_optimization", *["real_matrix_scalarize"] * (self.stages is None and ours))
+        return ("cfg_optimization", *["real_matrix_scalarize"] * ours)
 
     def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
         backward = grad_x is not None

@@ -28,6 +28,7 @@ from taichi_spec.fft.stages import Stages, rows_of
 from taichi_spec.polar import polar
 from taichi_spec.terms import BinTerm, Complex, Transport
 from taichi_spec.terms.transport import cost, inverse, share
+from taichi_spec.vectors import absolute, negative
 
 VECTOR_BYTES = 32  # LLVM makes 256-bit instructions of lane arithmetic, on AVX-512 too
 CHUNK = 256  # bins
@@ -253,10 +254,10 @@ def transporting(dtype: Any, fixed: bool, backward: bool) -> Any:
             s += psi
             mean_q += x * s
             mean_r += y * s
-            d -= x - y
+            d += y - x  # to subtract, Taichi negates a number
             k = (k - 1) ^ zero
         if ti.static(backward):
-            by_q, by_r = coefficient * step * scale_q, -coefficient * step * scale_r
+            by_q, by_r = coefficient * step * scale_q, negative(coefficient) * step * scale_r
             d, s, sum_q, sum_r = lane(0), lane(0), lane(0), lane(0)
             k = (size.rows - 1) ^ zero
             while k >= 0:
@@ -270,7 +271,7 @@ def transporting(dtype: Any, fixed: bool, backward: bool) -> Any:
                     slope = ti.select(y > 0, by_r * (s - mean_r), 0)
                     sum_r += slope
                     work[(dr + k) ^ zero] = work[(dr + k) ^ zero] + slope
-                d -= x - y
+                d += y - x  # to subtract, Taichi negates a number
                 k = (k - 1) ^ zero
             move_floor(work, dq, spare, spare + 2, -floor * sum_q)
             if ti.static(not fixed):
@@ -410,7 +411,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
         G_re, G_im = lane(0), lane(0)
         if ti.static(toward_target and (fixed or half == 0)):
             _, u, v = polar(other_re, other_im)
-            slope_at_0 = slope * (ti.cast(re == 0, dtype) * ti.cast(im == 0, dtype))
+            slope_at_0 = ti.select(re == 0, ti.select(im == 0, slope, 0), 0)
             G_re, G_im = slope_at_0 * u, slope_at_0 * v
         for j in ti.static(on_spectra):
             _, u, v = parts[j][1].distance(re - other_re, im - other_im)
@@ -424,7 +425,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
                   zero):  # fmt: skip
         """Bins k and N - k become those of the packed gradients: half of G each, or all where both are one bin."""
         power_a, power_b, apart = work[notes + 2], work[notes + 3], work[notes + 6]
-        heard_a, heard_b = ti.cast(power_a > 0, dtype), ti.cast(power_b > 0, dtype)
+        heard_a, heard_b = ti.select(power_a > 0, lane(1), 0), ti.select(power_b > 0, lane(1), 0)
         tiny = ti.cast(TINY[dtype], dtype)
         k = 0 ^ zero
         while k <= size.n // 2:
@@ -463,7 +464,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
                 total = lane(0)
                 j = 0 ^ zero
                 while j < size.rows:
-                    total += ti.abs(work[(at + j) ^ zero])
+                    total += absolute(work[(at + j) ^ zero])
                     j = (j + 1) ^ zero
                 level += total * (work[notes + 2 + half] if ti.static(names[i] == "power") else lane(1))
             work[notes + half] = level
@@ -536,7 +537,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
                         phi, u, v = parts[j][1].distance(re, im)
                         values[half * C + j] += phi
                         steepness[half] += (
-                            ti.abs(work[(notes + NOTES + j) ^ zero]) * gains[k] * (ti.abs(u) + ti.abs(v))
+                            absolute(work[(notes + NOTES + j) ^ zero]) * gains[k] * (absolute(u) + absolute(v))
                         )
                 k = (k + 1) ^ zero
             for half in ti.static(range(halves)):

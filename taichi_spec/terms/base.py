@@ -4,10 +4,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 import taichi as ti
+
+from taichi_spec.vectors import absolute, sign
 
 T = TypeVar("T", bound="Term")
 
@@ -27,6 +29,10 @@ class Term:
     takes_negative: ClassVar[bool] = True  # whether it is defined where `bands` with negative entries lead
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is int and field.type in (float, "float"):  # Taichi makes no real number of an integer
+                object.__setattr__(self, field.name, float(value))
         check_finite_number("weight", self.weight)
 
     @property
@@ -90,8 +96,7 @@ def distance_power(d, p: ti.template(), real: ti.template()):
     """|d|^p and its slope, for p = 1 or 2: |d| and sign(d), which is 0 at 0; or d² and 2 d."""
     value, slope = d * d, 2 * d
     if ti.static(p == 1):
-        value = abs(d)
-        slope = ti.cast(d > 0, real) - ti.cast(d < 0, real)
+        value, slope = absolute(d), sign(d, real)
     return value, slope
 
 

@@ -11,6 +11,7 @@ from taichi.lang.util import to_numpy_type
 
 from taichi_spec.framing import counterpart
 from taichi_spec.terms.base import QUANTITIES, Term, check_finite_number, check_p, distance_power
+from taichi_spec.vectors import absolute
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ ROUNDING = {dtype: float(16 * np.finfo(to_numpy_type(dtype)).eps) for dtype in (
 @ti.func
 def cost(d, p: ti.template(), real: ti.template()):
     """|d|^p and its slope, of one number or a vector."""
-    return distance_power(ti.select(abs(d) > real(ROUNDING[real]), d, 0), p, real)
+    return distance_power(ti.select(absolute(d) > real(ROUNDING[real]), d, 0), p, real)
 
 
 @ti.func
