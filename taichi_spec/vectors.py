@@ -4,8 +4,6 @@ On a CPU lanes of frames stay vectors until LLVM has them: see `launch.without`.
 functions do.
 """
 
-from typing import Any
-
 import taichi as ti
 
 from taichi_spec.runtime import arch_name
@@ -30,7 +28,7 @@ def absolute(x):
 
 
 @ti.func
-def sign(x, real: ti.template()) -> Any:
+def sign(x, real: ti.template()):
     """1, 0 or -1, as a number of type `real`."""
     if ti.static(arch_name() == "cpu"):
         return ti.select(x > 0, 1, ti.select(x < 0, -1, 0 * x))
