@@ -30,7 +30,7 @@ from taichi_spec.terms import BinTerm, Complex, Transport
 from taichi_spec.terms.transport import cost, inverse, share
 from taichi_spec.vectors import absolute, negative
 
-VECTOR_BYTES = 32  # LLVM makes 256-bit instructions of lane arithmetic, on AVX-512 too
+VECTOR_BYTES = 32  # with 64, 2^20 samples at n_fft 1024 take 7.3 ms instead of 5.8 even where there is AVX-512
 CHUNK = 256  # bins
 NOTES = 7  # vectors that say how a step's frames are scaled; the coefficients of the sums follow
 # Added to the amplitude of a bin in a frame of about 1: far below rounding, and a slope divided by it stays finite.
