@@ -6,7 +6,7 @@ import taichi as ti
 
 from support import field
 from taichi_spec.arrays import new_array
-from taichi_spec.launch import Chain, Launch
+from taichi_spec.launch import Chain, Launch, without
 
 
 @ti.kernel
@@ -64,3 +64,12 @@ def test_a_call_that_fails_leaves_nothing_behind(restarted):
     chain(amount=first, by=100)
     assert first.to_numpy().tolist() == [101] * 3
     assert second.to_numpy().tolist() == [10] * 3
+
+
+def test_spared_passes_are_back_whatever_happens(running_cpu):
+    """Kernels of the user's would be compiled without them."""
+    config = ti.lang.impl.current_cfg()
+    with pytest.raises(ZeroDivisionError), without("cfg_optimization", "real_matrix_scalarize"):
+        assert not config.cfg_optimization and not config.real_matrix_scalarize
+        _ = 1 / 0
+    assert config.cfg_optimization and config.real_matrix_scalarize
