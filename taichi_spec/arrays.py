@@ -42,18 +42,19 @@ class _Numbers(_OfItsRuntime, ti.ScalarNdarray):  # type: ignore[misc]
 
     def from_numpy(self, arr: NDArray[Any]) -> None:
         """Takes the numbers of an array of the same shape."""
-        if arch_name() in _COPIES:
-            numbers = np.ascontiguousarray(arr, to_numpy_type(self.dtype)).reshape(self.shape)
-            _COPIES[arch_name()](self._address(), numbers, True)
-        else:
+        copy = _COPIES.get(arch_name())
+        if copy is None:
             super().from_numpy(arr)
+        else:
+            copy(self._address(), np.ascontiguousarray(arr, to_numpy_type(self.dtype)).reshape(self.shape), True)
 
     def to_numpy(self) -> NDArray[Any]:
         """The numbers, as an array of their own."""
-        if arch_name() not in _COPIES:
+        copy = _COPIES.get(arch_name())
+        if copy is None:
             return super().to_numpy()  # type: ignore[no-any-return]
         numbers = np.empty(self.shape, to_numpy_type(self.dtype))
-        _COPIES[arch_name()](self._address(), numbers, False)
+        copy(self._address(), numbers, False)
         return numbers
 
     def _address(self) -> int:

@@ -130,7 +130,7 @@ def line_transform(plan: Plan, dtype: Any, twiddles: int, back: bool) -> Any:
         while m < ti.static(plan.n // radix * lines):
             i, line = m // lines, m % lines
             j = i % span
-            at = (((i - j) * radix + j) * pitch + line) & KNOWN
+            at = (((i - j) * radix + j) * pitch + line) & KNOWN  # as in `known`, here and below
             re = [sm[at + ti.static(q * span * pitch)] for q in ti.static(range(radix))]
             im = [sm[at + ti.static(q * span * pitch + plane)] for q in ti.static(range(radix))]
             turns = (j * ti.static(2 * (radix - 1)) + ti.static(twiddles + 2 * offset)) & KNOWN
