@@ -7,7 +7,8 @@ written once, when the run has passed it. Only the tail that a run shares with t
 The transform is Stockham's: every pass holds points t, t + T, t + 2T, ... of the frame (of T threads this one is t),
 does its small DFTs in registers, and scatters the results through shared memory so that the last pass leaves bin t + T m in
 register m. The way back is the same code with real and imaginary parts exchanged: a loop runs one body twice. Between the
-two, the bins meet their mirrors in shared memory, in a loop over pairs of them.
+two, the bins meet their mirrors in shared memory, in a loop over pairs of them. At n_fft 1024 the passes are such that a
+thread has its bins' mirrors itself: three barriers and an eighth of what goes through shared memory less.
 
 On CUDA a thread's program has to stay below some 3,200 LLVM instructions, or LLVM no longer inlines it into the kernel, and
 every access to memory becomes twice as long: hence the loops whose bounds have a `zero` that the compiler cannot see. An
@@ -16,9 +17,9 @@ index into registers must be known, so a loop over them takes the first one, and
 What a loop does not change LLVM computes before it, and there it waits in registers. So code that few frames or only a run's
 end need reads `zero` anew (`again`) and computes with that: of 154 registers at n_fft 1024, 18 were for the edges.
 
-What limits the pass on an H200 is shared memory, busy in 77 % of all cycles at n_fft 1024, and instructions, issued in
-67 %: hence tables in shared memory, mirrors without bank conflicts, samples that are asked for in time, levels by votes,
-and writes that do not wait for one another.
+What limits the pass on an H200 at n_fft 1024: of each scheduler's three warps one or another can go on in 69 % of all cycles;
+shared memory is busy in as many. Hence tables in shared memory, no bank conflicts, samples that are asked for in time, levels
+by votes, and writes that do not wait for one another.
 
 Functions without a decorator run while Taichi traces the kernel: they take and return Python lists of Taichi values,
 one per register. Taichi then has values to name instead of variables to track, and compiles several times faster.
@@ -123,7 +124,7 @@ class Layout:
     @property
     def frame_cells(self) -> int:
         """Shared memory of a team for what is done to a frame, exchanges or stages, in complex values."""
-        exchange = self.pad(self.n_fft)
+        exchange: int = max(self.pad(self.n_fft, p) for p in range(len(self.radices) - 1))
         return max(exchange, self.room.cells) if self.room else exchange
 
     @property
@@ -136,9 +137,22 @@ class Layout:
         """After 2^log_pad cells one stays free, so that strided access meets all banks: see `store` in the kernel."""
         return 4 if self.cuda else 5
 
-    def pad(self, i: int) -> int:
-        """Where value i lies in shared memory. As all sizes are powers of two, pad(i + j) is pad(i) + pad(j) below."""
-        return i + (i >> self.log_pad)
+    @property
+    def mirrored(self) -> bool:
+        """Whether a thread has its bins' mirrors too: see `_radices` and, in the kernel, `seconds`."""
+        return 2 * self.radices[0] == 2 * self.radices[-1] == self.points
+
+    def pad(self, i: Any, p: int) -> Any:
+        """Where value i lies in shared memory after pass p. As all sizes are powers of two, pad(i + j) is pad(i) + pad(j).
+
+        Of mirrors, threads side by side take cells that do not begin at a multiple of the banks: wherever they begin, they
+        meet all banks once.
+        """
+        if not self.mirrored:
+            return i + (i >> self.log_pad)
+        if p == 0:
+            return i + ((i >> self.log_pad) & 7) + (i >> self.log_pad + 3 << self.log_pad)
+        return i + 8 * (i >> self.strides[-1].bit_length() - 1)
 
     @property
     def group(self) -> int:
@@ -278,7 +292,8 @@ def one_pass(
     N, H, R, T = layout.n_fft, layout.hop, layout.points, layout.threads
     TEAMS, BLOCK, CELLS, OVERLAP = layout.teams, layout.block, layout.cells, layout.overlap
     RADICES, STRIDES, OFFSETS = layout.radices, layout.strides, layout.offsets
-    pad = layout.pad
+    LAST = len(RADICES) - 2  # the pass before the last exchange
+    pad, MIRRORED = layout.pad, layout.mirrored
     FIRST, ROWS, SPAN = layout.first, layout.rows, layout.span
     PAD = 0 if edges == "none" else N // 2
     LEFT = PAD - FIRST * T  # how far before the signal the first frame begins, without the window's zeros
@@ -333,11 +348,6 @@ def one_pass(
             return ti.simt.warp.all_nonzero(ti.u32(0xFFFFFFFF), ti.cast(condition, ti.i32)) != 0
         else:
             return condition
-
-    @ti.func
-    def padded(i: ti.template()):
-        """`pad` of a Taichi value."""
-        return i + (i >> ti.static(layout.log_pad))
 
     @ti.func
     def nothing(t: ti.template(), p: ti.template()):
@@ -507,25 +517,17 @@ def one_pass(
         """Whether both peaks of the team lie from level / 4 to 4 level, and its two parts surely are not the same.
 
         x and y: this thread's peaks. Votes take a third of the time that finding the peaks does. Whatever the level, the
-        answer is only a shorter way to the same: peaks no farther apart than a factor of 16, neither of them extreme.
+        answer is only a shorter way to the same: peaks no farther apart than a factor of 16, neither of them extreme. Each
+        warp has to find that in its own points, which asks for more, but a block agrees on it in one barrier.
         """
         most, least = level * 4, level * ti.cast(0.25, dtype)
         votes = vote(x > most or y > most, 1) | vote(x >= least, 2) | vote(y >= least, 4)
         if ti.static(not fixed):
             votes = votes | vote(x != y, 8)
+        both = votes == ti.static(6 if fixed else 14)
         if ti.static(GROUP < T):
-            if t & ti.static(GROUP - 1) == 0:
-                store(sm, team + PEAKS + (t >> LOG_GROUP), ti.bit_cast(votes, ti.f32), ti.cast(0, dtype))
-            sync()
-            votes = 0
-            for e in ti.static(range(T // GROUP)):
-                bits, _ = fetch(sm, team + PEAKS + e)
-                votes = votes | ti.bit_cast(bits, ti.i32)
-        both = uniform(votes == ti.static(6 if fixed else 14))
-        if ti.static(GROUP < T):  # noqa: SIM102  one is known when the kernel is compiled
-            if not both:
-                sync()  # until all have read the votes
-        return both
+            both = ti.simt.block.sync_all_nonzero(ti.cast(both, ti.i32)) != 0
+        return uniform(both)
 
     @ti.func
     def team_peaks(x: ti.template(), y: ti.template(), d: ti.template(), sm: ti.template(), team: ti.template(),
@@ -609,36 +611,54 @@ def one_pass(
                 for m in ti.static(range(FIRST, FIRST + ROWS)):
                     im[m] = ti.cast(0, dtype)
 
-    def transform(re, im, sm, team, t, table, zero):
+    def transform(re, im, sm, team, t, second, table, zero):
         """The DFT of a frame: points t + T m in, bins t + T m out.
 
-        A pass does n DFTs of r points; the b-th takes registers b, b + n, ... and is number t + T b of its pass.
+        A pass does n DFTs of r points; the b-th takes registers b, b + n, ... and is number t + T b of its pass, or else
+        what `numbers` says.
         """
         values = list(zip(re, im))
         for p, r in enumerate(RADICES):
             n, stride = R // r, STRIDES[p]
-            low = t & (stride - 1) if stride < T else t  # number t + T b is this, + T b % stride, modulo stride
-            j = known(low + zero)
+            starts, dfts = numbers(t, second, p)
+            lows = [start & (stride - 1) if stride < T else start for start in starts]  # the numbers modulo stride
+            entries = [known(low + zero if stride < T else low) for low in lows]
             done = []
-            for b in range(n):
-                pairs = twiddles(sm, table, j, OFFSETS[p] + b * T % stride, stride) if p else None
+            for b, (i, away) in enumerate(dfts):
+                pairs = twiddles(sm, table, entries[i], OFFSETS[p] + away % stride, stride) if p else None
                 done.append(fused_dft(values[b::n], pairs, dtype))
             if p + 1 == len(RADICES):
                 return [done[m % n][m // n] for m in range(R)]
             sync()  # until all threads have read the exchange before this one
-            at = hold((t - low) * r + low)
-            base = known(team + padded(at))
-            for b in range(n):
-                group = b * T // stride * stride * r + b * T % stride
-                for k in range(r):
-                    store(sm, base + pad(group + k * stride), *done[b][k])
+            bases = [known(team + pad(hold((start - low) * r + low), p)) for start, low in zip(starts, lows)]
+            for bins, (i, away) in zip(done, dfts):
+                group = away // stride * stride * r + away % stride
+                for k, value in enumerate(bins):
+                    store(sm, bases[i] + pad(group + k * stride, p), *value)
             sync()
-            values = own(sm, team + nothing(t, p), t)
+            starts, _ = numbers(t, second, p + 1)
+            bases, c = [known(team + nothing(t, p) + pad(start, p)) for start in starts], len(starts)
+            values = [fetch_from(sm, bases[m % c], pad(m // c * c * T, p)) for m in range(R)]
 
-    def own(sm, team, t):
-        """This thread's cells: points t + T m."""
-        base = known(team + padded(t))
-        return [fetch_from(sm, base, pad(m * T)) for m in range(R)]
+    def numbers(t, second, p):
+        """This thread's DFTs in pass p: some numbers, and for each DFT from which of them it is how far away."""
+        if second and p in (0, len(RADICES) - 1):
+            return [t, second[p > 0]], [(0, 0), (1, 0)]
+        return [t], [(0, T * b) for b in range(R // RADICES[p])]
+
+    def seconds(t, way):
+        """Of a thread that has its bins' mirrors: the numbers of its second DFTs in the first pass and in the last.
+
+        With samples t + T, those beside the first DFT's. With bins 2 T - t, whose bins are the first one's mirrors; but
+        numbers 0 and T are their own mirrors, and thread 0 does both.
+        """
+        if not MIRRORED:
+            return None
+        beside, across = hold(t + T), hold(mirror_of(t))
+        return hold(ti.select(way == 0, beside, across)), hold(ti.select(way == 0, across, beside))
+
+    def mirror_of(t):
+        return ti.select(t == 0, T, 2 * T - t)
 
     @ti.func
     def threads(integers: ti.template()):
@@ -690,18 +710,18 @@ def one_pass(
                 for early in ti.static(ahead):  # in truth always; both ways are right
                     inside = inside and early != ti.static(MARK)
                 inside = uniform(inside)
-                if ti.static(fixed):
-                    goals = rows(b, f, frames, item_stride, frame_stride)
-                    for frame in ti.static(range(2)):
-                        k = ti.min(t * NEAR, WIDTH - 1)
-                        ahead[1 + frame] = ti.bit_cast(y[goals[frame] + k], Bits)
                 role = role_at(start, t, zero)
                 for way in range(ti.static(1 + gradient) + zero):  # forward; then, with gradients, back
+                    second = ti.static(seconds(role, way))
                     if way == 0:
                         if ti.static(fixed):
                             load_frames(re, im, x, x, table, kept, sm, team, role, b, f, frames, start, length, whole,
                                         exists, inside, live, integers)  # fmt: skip
                             ahead[0] = touch_signals(x, x, b, t, start, length)
+                            goals = rows(b, f, frames, item_stride, frame_stride)
+                            for frame in ti.static(range(2)):
+                                k = ti.min(t * NEAR, WIDTH - 1)
+                                ahead[1 + frame] = ti.bit_cast(y[goals[frame] + k], Bits)
                         else:
                             load_frames(re, im, x, y, table, kept, sm, team, role, b, f, frames, start, length, whole,
                                         exists, inside, live, integers)  # fmt: skip
@@ -710,7 +730,7 @@ def one_pass(
                     else:
                         between(found, re, im, sm, team, role, b, f, frames, y, item_stride, frame_stride, live, scale,
                                 factors, table, integers, zero)  # fmt: skip
-                    done = ti.static(transform(re, im, sm, team, role, table, zero))
+                    done = ti.static(transform(re, im, sm, team, role, second, table, zero))
                     for m in ti.static(range(R)):
                         re[m] = done[m][0]
                         im[m] = done[m][1]
@@ -801,12 +821,12 @@ def one_pass(
             if ti.static(STRAY > 0):  # the second frame is not where the first one is
                 role = role_at(H, t, zero)
                 # In cells that no other thread still reads: this one's of the last exchange.
-                mine, theirs = team + padded(t), team + padded(role)
+                cells = ti.static([hold(team + pad(one, LAST)) for one in (t, role)])
                 for m, n in ti.static(TWO_ROWS):
-                    store(sm, mine + ti.static(pad(T * m)), second[m], second[n])
+                    store(sm, cells[0] + ti.static(pad(T * m, LAST)), second[m], second[n])
                 sync()
                 for m, n in ti.static(TWO_ROWS):
-                    second[m], second[n] = fetch(sm, theirs + ti.static(pad(T * m)))
+                    second[m], second[n] = fetch(sm, cells[1] + ti.static(pad(T * m, LAST)))
             # Zeros if there is no second frame, which then was silent.
             first_sums = ti.static(add_waiting(windowed[1:], wait))
             emit(first_sums, gs, wait, t, b, start, whole, inside)
@@ -1070,34 +1090,89 @@ def one_pass(
         """
         sums = [ti.cast(0, dtype) for _ in ti.static(range(SUMS))]
         row0, row1 = rows(row, f, frames, item_stride, frame_stride)
-        goals = ti.static(measures(y, known(row0 + t), known(row1 + t), f + 1 < frames, factors, scale))
-        lend_mirrors(re, im, sm, team, t)
-        for group in range(ti.static(HALF // PAIRS) + zero):  # + 0, as in load_frames
-            first = group * ti.static(PAIRS)
-            mirrors = (team + t + (ti.static(R - PAIRS) - first) * T) & KNOWN
-            own_bins = ti.static(list(zip(re, im))[:PAIRS])
-            alone = (t | first) == 0
-            measured = ti.static([goals(first * T + T * m) for m in range(PAIRS)])
-            found, low = ti.static(distances(sm, own_bins, mirrors, alone, measured, scale))
-            for j in ti.static(range(SUMS)):
-                sums[j] += found[j]
-            for m in ti.static(range(HALF - PAIRS)):  # the next ones take their place; after all groups each is back
-                re[m] = re[m + PAIRS]
-                im[m] = im[m + PAIRS]
+        second = f + 1 < frames
+        if ti.static(MIRRORED):
+            compare_own(sums, re, im, t, y, row0, row1, second, factors, scale)
+        else:
+            goals = ti.static(measures(y, known(row0 + t), known(row1 + t), second, factors, scale))
+            lend_mirrors(re, im, sm, team, t)
+            for group in range(ti.static(HALF // PAIRS) + zero):  # + 0, as in load_frames
+                first = group * ti.static(PAIRS)
+                mirrors = (team + t + (ti.static(R - PAIRS) - first) * T) & KNOWN
+                own_bins = ti.static(list(zip(re, im))[:PAIRS])
+                alone = (t | first) == 0
+                measured = ti.static([goals(first * T + T * m) for m in range(PAIRS)])
+                found, low, high = ti.static(distances(own_bins, seen(sm, mirrors), alone, measured, scale))
+                add(sums, found)
+                # The next ones take their place; after all groups each is back.
+                for m in ti.static(range(HALF - PAIRS)):
+                    re[m] = re[m + PAIRS]
+                    im[m] = im[m + PAIRS]
+                if ti.static(gradient):
+                    for m in ti.static(range(PAIRS)):
+                        re[HALF - PAIRS + m], im[HALF - PAIRS + m] = ti.static(low)[m]
+                        store(sm, mirrors + ti.static((PAIRS - 1 - m) * T), *ti.static(high)[m])
+            if t == 0:
+                middle = team + ti.static((HALF - 1) * T)
+                bins = ti.static([fetch(sm, middle)])
+                found, low, _ = ti.static(distances(bins, bins, True, [goals(T * HALF)], scale))
+                add(sums, found)
+                if ti.static(gradient):
+                    store(sm, middle, *ti.static(low)[0])
             if ti.static(gradient):
-                for m in ti.static(range(PAIRS)):
-                    re[HALF - PAIRS + m] = ti.static(low)[m][1]
-                    im[HALF - PAIRS + m] = ti.static(low)[m][0]
-        if t == 0:
-            middle = team + ti.static((HALF - 1) * T)
-            bins = ti.static([fetch(sm, middle)])
-            found, _ = ti.static(distances(sm, bins, middle, True, [goals(T * HALF)], scale))
-            for j in ti.static(range(SUMS)):
-                sums[j] += found[j]
-        if ti.static(gradient):
-            sync()
-            take_mirrors(re, im, sm, team, t)
+                sync()
+                take_mirrors(re, im, sm, team, t)
         return sums
+
+    @ti.func
+    def compare_own(sums: ti.template(), re: ti.template(), im: ti.template(), t: ti.template(), y: ti.template(),
+                    row0: ti.template(), row1: ti.template(), second: ti.template(), factors: ti.template(),
+                    scale: ti.template()):  # fmt: skip
+        """The same for a thread that has its bins' mirrors itself, see `seconds`: no shared memory, all pairs at once.
+
+        Thread 0 has bin N / 2 in the middle, and bins and mirrors in other registers than the others.
+        """
+        goals = ti.static(goals_of(y, row0, row1, t, second, factors, scale))
+        bins = ti.static(list(zip(re, im)))
+        middle = [re[HALF], im[HALF]]
+        measured = ti.static([goals[m % len(goals)](T * m) for m in range(HALF)])
+        found, low, high = ti.static(distances(bins[:HALF], turned_over(bins, t), t == 0, measured, scale))
+        add(sums, found)
+        if t == 0:
+            found, central, _ = ti.static(distances([middle], [middle], True, [goals[0](T * HALF)], scale))
+            add(sums, found)
+            middle[0], middle[1] = ti.static(central)[0]
+        if ti.static(gradient):
+            done = ti.static(low + turned_back(high, middle, t))
+            for m in ti.static(range(R)):
+                re[m], im[m] = ti.static(done)[m]
+
+    @ti.func
+    def add(sums: ti.template(), found: ti.template()):
+        for j in ti.static(range(SUMS)):
+            sums[j] += found[j]
+
+    def turned_over(bins, t):
+        """The mirrors of this thread's first bins, in their order."""
+        return [chosen_of(t == 0, bins[(R - m) % R], bins[R - 1 - m]) for m in range(HALF)]
+
+    def turned_back(mirrors, middle, t):
+        """This thread's last bins, in their order, of which one of thread 0 is in the middle."""
+        above = [*mirrors[1:], middle]
+        return [chosen_of(t == 0, above[m], mirrors[m]) for m in reversed(range(HALF))]
+
+    def chosen_of(condition, one, other):
+        """One of two complex numbers."""
+        return tuple(hold(ti.select(condition, a, b)) for a, b in zip(one, other))
+
+    def goals_of(y, row0, row1, t, second, factors, scale):
+        """What measures this thread's first bins: `measures` of the first one, or two that take turns."""
+        starts = [t, mirror_of(t) - T] if fixed else [t]
+        return [measures(y, known(row0 + start), known(row1 + start), second, factors, scale) for start in starts]
+
+    def seen(sm, mirrors):
+        """The bins that others have left for this thread, the last one's mirror in cell `mirrors`."""
+        return [fetch_from(sm, mirrors, T * m) for m in reversed(range(PAIRS))]
 
     @ti.func
     def lend_mirrors(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template()):
@@ -1129,24 +1204,20 @@ def one_pass(
         item = row * item_stride
         return item + ti.min(f, frames - 1) * frame_stride, item + ti.min(f + 1, frames - 1) * frame_stride
 
-    def distances(sm, bins, mirrors, alone, measure, scale):
-        """The sums of distances in pairs of bins, and the gradients' first bins.
+    def distances(bins, mirrors, alone, measure, scale):
+        """The sums of distances in pairs of bins, and the gradients' bins and their mirrors, exchanged for the way back.
 
-        The last bin's mirror lies in cell `mirrors`, each one before T cells behind it; they become the gradients'.
         alone: whether the first bin is its own mirror.
         """
-        away = [T * m for m in reversed(range(len(bins)))]
-        seen = [fetch_from(sm, mirrors, cells) for cells in away]
-        totals, firsts = None, []
-        for m, (z, mirror) in enumerate(zip(bins, seen)):
+        totals, lows, highs = None, [], []
+        for m, (z, mirror) in enumerate(zip(bins, mirrors)):
             found, low, high = two_bins(z, mirror, measure[m], scale, fixed, dtype)
-            if gradient:
-                if m == 0:
-                    low, high = [[hold(ti.select(alone, 2 * v, v)) for v in both_parts] for both_parts in (low, high)]
-                store(sm, mirrors + away[m], high[1], high[0])
-            firsts.append(low)
+            if gradient and m == 0:
+                low, high = [[hold(ti.select(alone, 2 * v, v)) for v in both_parts] for both_parts in (low, high)]
+            lows.append(low[::-1])
+            highs.append(high[::-1])
             totals = found if totals is None else [hold(s + v) for s, v in zip(totals, found)]
-        return totals, firsts
+        return totals, lows, highs
 
     def twiddles(sm, table, j, offset, stride):
         """A function from a radix's entry to its twiddle."""
@@ -1262,10 +1333,11 @@ def one_pass(
     return SimpleNamespace(threads=threads, walk=walk, settle=settle, settling=128 + GRID * gradient)
 
 
-def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, width: int = 0) -> Layout | None:
+def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, width: int = 0,
+           columns: int = 1) -> Layout | None:  # fmt: skip
     """The layout for a power of two from 64 on, or None where a block has too little shared memory for it.
 
-    width: how many numbers a quantity has, by stages.
+    width: how many numbers a quantity has, by stages. columns: how many sums there are.
     """
     n_fft = stft.n_fft
     if n_fft < 64 or n_fft & (n_fft - 1) or not shared_bytes(arch):
@@ -1277,6 +1349,7 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
     if stages is not None:
         arrays = len(stages.quantities) if stages.banded else 0
         room = Room(stft.n_bins, width, arrays, threads, 1 << threads.bit_length() // 2)
+    own = stages is None and columns == 1 and dtype == ti.f32  # for more there are not registers enough
     # Taichi has a program of blocks of 256 threads fit 128 registers, a smaller one 255. More warps at work make up for
     # fewer registers where a team is within a warp, and no others have to wait for it; but float64 needs more registers,
     # and where frames stray it is slower: at 512 and a hop of 100, 2^20 samples took a sixth longer, 2^26 a fortieth.
@@ -1284,7 +1357,7 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
     wide = dtype == ti.f32 and threads <= 32 and stft.hop_length % threads == 0
     blocks = [256] * wide + [64] if cuda else []
     for block in [*blocks, least]:
-        shape = Layout(n_fft, stft.hop_length, points, *_rows(stft, threads), _radices(n_fft, points),
+        shape = Layout(n_fft, stft.hop_length, points, *_rows(stft, threads), _radices(n_fft, points, own),
                        max(least, block) // threads, cuda, 0, cuda and dtype == ti.f32, room)  # fmt: skip
         free = shared_bytes(arch) // (2 * itemsize(dtype)) - shape.block_cells
         if free >= 0:  # on Vulkan the window has a better place
@@ -1303,10 +1376,16 @@ def _rows(stft: STFT, threads: int) -> tuple[int, int]:
     return first, last + 1 - first
 
 
-def _radices(n_fft: int, points: int) -> tuple[int, ...]:
-    """The first pass as wide as can be, then as few and as even ones as can be."""
+def _radices(n_fft: int, points: int, mirrors: bool) -> tuple[int, ...]:
+    """The first pass as wide as can be, then as few and as even ones as can be.
+
+    mirrors: whether a thread is to have its bins' mirrors too, where that takes no pass more: two DFTs half as wide in the
+    first pass and in the last, which lie in the way that `seconds` says.
+    """
     rest, width = (n_fft // points).bit_length() - 1, points.bit_length() - 1
     count = -(-rest // width)
+    if mirrors and 4 * n_fft == points**3:
+        return points // 2, points, points // 2
     return (points, *(1 << (rest // count + (i < rest % count)) for i in range(count)))
 
 
@@ -1324,7 +1403,7 @@ def registers_of(layout: Layout, stft: STFT, terms: tuple[Term, ...], fixed: boo
         if gradient and (transports or (layout.room.arrays and layout.stray)):
             return 255
         return 168 if gradient or transports else 128
-    bare = not (fixed or stft.center or layout.stray or columns_of(terms)[-1] > 1)
+    bare = not (fixed or stft.center or layout.stray or layout.mirrored or columns_of(terms)[-1] > 1)
     return 168 if gradient and not bare else 128
 
 
@@ -1355,7 +1434,7 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
              bands: Any = None, bin_weights: Any = None, toward_target: bool = False) -> bool:  # fmt: skip
     """Whether `BlocksEngine` can do this on this device, and no index leaves its range. Arguments: as it takes them."""
     stages, rows = stages_of(terms, bands, bin_weights, toward_target), stft.n_bins if bands is None else len(bands)
-    layout = choose(stft, dtype, arch_name(), stages, rows)
+    layout = choose(stft, dtype, arch_name(), stages, rows, columns_of(terms)[-1])
     if layout is None or columns_of(terms)[-1] > layout.points or (dtype == ti.f64 and not layout.cuda):
         return False
     pack = 1 if fixed is None else 2
@@ -1416,7 +1495,7 @@ class BlocksEngine(GPUEngine):
         super().__init__(dtype, is_field, batch, n_samples, terms, weights, fixed is not None)
         self.stages = stages = stages_of(terms, bands, bin_weights, toward_target)
         rows = stft.n_bins if bands is None else len(bands)
-        layout = choose(stft, dtype, arch_name(), stages, rows)
+        layout = choose(stft, dtype, arch_name(), stages, rows, columns_of(self.terms)[-1])
         assert layout is not None  # as `supports` said
         self.edges = stft.pad_mode if stft.center else "none"
         self.layout = layout
