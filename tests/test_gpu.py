@@ -365,6 +365,23 @@ def test_a_table_that_a_block_does_not_divide(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)
+@pytest.mark.parametrize("hop,win_length", [(256, None), (200, None), (320, 700)])
+def test_threads_that_have_their_bins_mirrors(kind, hop, win_length):
+    """Each pair of bins is compared in registers; those of thread 0 are other ones, and lie elsewhere."""
+    stft = ts.STFT(1024, hop, win_length, "hamming", center=True)
+    x, y = signals(14, 2, 9000, dtype=np.float32)
+    value, grads = ts.value_and_grad(x, y, wrt="both", stft=stft)
+    assert isinstance(used(), kind) and used().layout.mirrored
+    expected = ts.reference.value_and_grad(x, y, stft)
+    assert error(grads, expected[1:]) < TOLERANCE[np.float32]
+    fixed_value, grad = ts.value_and_grad(x, ts.Target.from_signal(y), stft=stft)
+    assert isinstance(used(), kind) and used().layout.mirrored
+    assert error(grad, expected[1]) < TOLERANCE[np.float32]
+    for result in (value, fixed_value, ts.spectral_loss(x, y, stft=stft)):
+        assert result == pytest.approx(expected[0].sum(), rel=TOLERANCE[np.float32])
+
+
+@pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)
 def test_levels_change():
     """Frame by frame, a thread's team finds out whether it has to scale: where the levels stay, by votes."""
     for n_fft in (512, 1024, 2048) if runtime.arch_name() == "cuda" else (512,):
