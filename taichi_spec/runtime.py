@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import ctypes.util
 from functools import cache
@@ -13,6 +14,10 @@ from taichi.lang.misc import is_arch_supported
 
 ARCHS = {"cpu": ti.cpu, "cuda": ti.cuda, "metal": ti.metal, "vulkan": ti.vulkan}
 MOST_SHARED = 48 * 1024  # bytes of shared memory in a block, wherever the device has more
+
+# Taichi writes what it has compiled for the next process when it ends, but whether it ends before its process depends on the
+# order in which Python takes modules apart.
+atexit.register(ti.reset)
 
 
 def init(arch: str = "auto", **options: Any) -> str:
