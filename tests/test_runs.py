@@ -96,7 +96,7 @@ def test_a_block_has_the_shared_memory_of_its_device(monkeypatch):
         )
         return blocks.choose(STFT(4096), ti.f32, "vulkan")
 
-    little, much = 32 * 1024, 64 * 1024
+    little, much = 16 * 1024, 64 * 1024
     assert layout(("discrete", 2, True, little)) is None
     assert 8 * layout(("discrete", 2, True, much), ("software", 4, True, little)).block_cells <= MOST_SHARED
     assert layout(("discrete", 2, True, much), ("discrete", 2, True, little)) is None

@@ -125,7 +125,19 @@ class Layout:
     def frame_cells(self) -> int:
         """Shared memory of a team for what is done to a frame, exchanges or stages, in complex values."""
         exchange: int = max(self.pad(self.n_fft, p) for p in range(len(self.radices) - 1))
-        return max(exchange, self.room.cells) if self.room else exchange
+        if self.room:
+            return max(exchange, self.room.cells)
+        # Of the bins, half and one row meet there.
+        return max(-(-exchange // 2), self.n_fft // 2 + self.threads) if self.by_halves else exchange
+
+    @property
+    def by_halves(self) -> bool:
+        """Whether real and imaginary parts are exchanged one after the other.
+
+        It takes twice as many barriers and half the memory. NVIDIA's Vulkan has some 55 KiB for all blocks of a
+        multiprocessor, a fourth of what CUDA has, and the fewer blocks the slower: at n_fft 1024 three by wholes.
+        """
+        return not self.cuda and self.room is None
 
     @property
     def block_cells(self) -> int:
@@ -134,8 +146,8 @@ class Layout:
 
     @property
     def log_pad(self) -> int:
-        """After 2^log_pad cells one stays free, so that strided access meets all banks: see `store` in the kernel."""
-        return 4 if self.cuda else 5
+        """After 2^log_pad values one stays free, so that strided access meets all 32 banks of 4 bytes."""
+        return 5 if self.by_halves else 4
 
     @property
     def mirrored(self) -> bool:
@@ -161,9 +173,9 @@ class Layout:
 
     @property
     def peak_cells(self) -> int:
-        """Shared memory of a team for two lists of peaks, of its threads and of their groups."""
+        """Shared memory of a team for peaks of its groups, if it is not a frame's: see `balance`."""
         groups = self.threads // self.group
-        return 2 * (groups if groups > 1 else 0) + 2 * self.threads * (not self.shuffles)
+        return 2 * groups if groups > 1 and self.shuffles else 0
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -321,7 +333,7 @@ def one_pass(
     WARP = CUDA and T <= 32  # a team lies within a warp
     SHUFFLES, GROUP = layout.shuffles, layout.group
     VOTES = SHUFFLES and GROUP == 32  # whether a team fills its warps
-    PEAKS = CELLS - layout.peak_cells
+    PEAKS = CELLS - layout.peak_cells if SHUFFLES else 0
     LOG_T, LOG_GROUP = T.bit_length() - 1, GROUP.bit_length() - 1
     pair = ti.types.vector(2, dtype)
     # Where `integers` has what it begins with, once for a pass of the value alone and once for a pass with gradients.
@@ -330,9 +342,12 @@ def one_pass(
     LENGTHS = places.end
     Bits = ti.i64 if dtype == ti.f64 else ti.i32
     ENTRIES, WINDOW, RESIDENT = layout.entries, layout.offsets[-1], layout.resident
-    # A cell is one word of two values on CUDA and lies in two planes elsewhere: Taichi has no shared vectors there.
+    # A cell is a vector on CUDA and two numbers elsewhere: Taichi has no shared vectors there.
     TOTAL, TABLE = layout.block_cells, CELLS * TEAMS
     SHARED = (TOTAL, pair) if CUDA else (2 * TOTAL, dtype)
+    HALVES = layout.by_halves
+    # How far ahead of `spectral`'s rows the first one that is in use lies: there is no more memory than for those.
+    UNUSED = (R // 2 - 1) * T if HALVES else 0
 
     @ti.func
     def sync():
@@ -362,8 +377,8 @@ def one_pass(
         if ti.static(CUDA):
             sm[at] = ti.Vector([a, b])
         else:
-            sm[at] = a
-            sm[at + ti.static(TOTAL)] = b
+            sm[2 * at] = a
+            sm[2 * at + 1] = b
 
     @ti.func
     def fetch(sm: ti.template(), at: ti.template()):
@@ -371,7 +386,7 @@ def one_pass(
             value = sm[at]
             return value[0], value[1]
         else:
-            return sm[at], sm[at + ti.static(TOTAL)]
+            return sm[2 * at], sm[2 * at + 1]
 
     @ti.func
     def fetch_from(sm: ti.template(), base: ti.template(), away: ti.template()):
@@ -380,7 +395,22 @@ def one_pass(
         if ti.static(CUDA):
             return sm[base][ti.static(2 * away)], sm[base][ti.static(2 * away + 1)]
         else:
-            return fetch(sm, base + away)
+            return sm[2 * base + ti.static(2 * away)], sm[2 * base + ti.static(2 * away + 1)]
+
+    @ti.func
+    def store_one(sm: ti.template(), at: ti.template(), a: ti.template()):
+        """Of numbers: on CUDA a cell for each, elsewhere two of them."""
+        if ti.static(CUDA):
+            store(sm, at, a, a)
+        else:
+            sm[at] = a
+
+    @ti.func
+    def fetch_one(sm: ti.template(), at: ti.template()):
+        if ti.static(CUDA):
+            return sm[at][0]
+        else:
+            return sm[at]
 
     @ti.func
     def cell(x: ti.template(), b: ti.template(), at: ti.template()):
@@ -547,9 +577,10 @@ def one_pass(
                 k = vote(k != 0, 1)
             a, b, c = ti.bit_cast(i, ti.f32), ti.bit_cast(j, ti.f32), ti.cast(k != 0, dtype)
         else:
+            sync()  # until all threads have read the last exchange
             a, b, c = shared_peaks(a, b, c, sm, team + PEAKS, t, True, t & ti.static(-GROUP), ti.static(GROUP))
         if ti.static(GROUP < T):
-            groups = team + ti.static(PEAKS + (0 if SHUFFLES else 2 * T))
+            groups = team + ti.static(PEAKS if SHUFFLES else 2 * T)
             a, b, c = shared_peaks(a, b, c, sm, groups, t >> LOG_GROUP, t & ti.static(GROUP - 1) == 0, 0,
                                    ti.static(T // GROUP))  # fmt: skip
         return a, b, c
@@ -629,16 +660,34 @@ def one_pass(
                 done.append(fused_dft(values[b::n], pairs, dtype))
             if p + 1 == len(RADICES):
                 return [done[m % n][m // n] for m in range(R)]
-            sync()  # until all threads have read the exchange before this one
-            bases = [known(team + pad(hold((start - low) * r + low), p)) for start, low in zip(starts, lows)]
-            for bins, (i, away) in zip(done, dfts):
+            first = 2 * team if HALVES else team
+            bases = [known(first + pad(hold((start - low) * r + low), p)) for start, low in zip(starts, lows)]
+            cells, results = [], [value for bins in done for value in bins]
+            for i, away in dfts:
                 group = away // stride * stride * r + away % stride
-                for k, value in enumerate(bins):
-                    store(sm, bases[i] + pad(group + k * stride, p), *value)
-            sync()
+                cells += [(bases[i], pad(group + k * stride, p)) for k in range(r)]
             starts, _ = numbers(t, second, p + 1)
-            bases, c = [known(team + nothing(t, p) + pad(start, p)) for start in starts], len(starts)
-            values = [fetch_from(sm, bases[m % c], pad(m // c * c * T, p)) for m in range(R)]
+            bases, c = [known(first + nothing(t, p) + pad(start, p)) for start in starts], len(starts)
+            own = [(bases[m % c], pad(m // c * c * T, p)) for m in range(R)]
+            values = exchanged(sm, results, cells, own, t, p)
+
+    def exchanged(sm, values, cells, own, t, p):
+        """What is found in cells `own`, (base, away), when all threads have put their values into theirs."""
+        if not HALVES:
+            sync()  # until all threads have read the exchange before this one
+            for value, (base, away) in zip(values, cells):
+                store(sm, base + away, *value)
+            sync()
+            return [fetch_from(sm, base, away) for base, away in own]
+        halves = []
+        for part in (0, 1):
+            sync()
+            for value, (base, away) in zip(values, cells):
+                store_one(sm, base + away, value[part])
+            sync()
+            again = part * nothing(t, p)  # as there
+            halves.append([hold(fetch_one(sm, base + again + away)) for base, away in own])
+        return list(zip(*halves))
 
     def numbers(t, second, p):
         """This thread's DFTs in pass p: some numbers, and for each DFT from which of them it is how far away."""
@@ -821,12 +870,20 @@ def one_pass(
             if ti.static(STRAY > 0):  # the second frame is not where the first one is
                 role = role_at(H, t, zero)
                 # In cells that no other thread still reads: this one's of the last exchange.
-                cells = ti.static([hold(team + pad(one, LAST)) for one in (t, role)])
-                for m, n in ti.static(TWO_ROWS):
-                    store(sm, cells[0] + ti.static(pad(T * m, LAST)), second[m], second[n])
-                sync()
-                for m, n in ti.static(TWO_ROWS):
-                    second[m], second[n] = fetch(sm, cells[1] + ti.static(pad(T * m, LAST)))
+                first = ti.static(2 if HALVES else 1) * team
+                cells = ti.static([hold(first + pad(one, LAST)) for one in (t, role)])
+                if ti.static(HALVES):
+                    for m in ti.static(range(ROWS)):
+                        store_one(sm, cells[0] + ti.static(pad(T * m, LAST)), second[m])
+                    sync()
+                    for m in ti.static(range(ROWS)):
+                        second[m] = fetch_one(sm, cells[1] + ti.static(pad(T * m, LAST)))
+                else:
+                    for m, n in ti.static(TWO_ROWS):
+                        store(sm, cells[0] + ti.static(pad(T * m, LAST)), second[m], second[n])
+                    sync()
+                    for m, n in ti.static(TWO_ROWS):
+                        second[m], second[n] = fetch(sm, cells[1] + ti.static(pad(T * m, LAST)))
             # Zeros if there is no second frame, which then was silent.
             first_sums = ti.static(add_waiting(windowed[1:], wait))
             emit(first_sums, gs, wait, t, b, start, whole, inside)
@@ -875,25 +932,23 @@ def one_pass(
     def add_team(values: ti.template(), scratch: ti.template(), first: ti.template(), sm: ti.template(),
                  team: ti.template(), t: ti.template(), writes: ti.template(), integers: ti.template()):  # fmt: skip
         """scratch[first + j] ← the sum of a team's j-th values, its threads always added in the same order."""
+        mine = ti.static(1 if CUDA else 2) * team + t
         sync()
         for j in ti.static(range(SUMS)):
-            store(sm, team + t + ti.static(T * j), values[j], values[j])
+            store_one(sm, mine + ti.static(T * j), values[j])
         again = integers[ZERO]  # as in load_frames
         s = T // 2 + again
         while s > 0:
             sync()
             if t < s:
                 for j in range(SUMS + again):
-                    at = team + t + T * j
-                    ours, unused = fetch(sm, at)
-                    theirs, _ = fetch(sm, at + s)
-                    store(sm, at, ours + theirs, unused)
+                    at = mine + T * j
+                    store_one(sm, at, fetch_one(sm, at) + fetch_one(sm, at + s))
             s = s >> 1
         sync()
         j = t
         while j < SUMS and writes:
-            whole, _ = fetch(sm, team + T * j)
-            scratch[first + j] = whole
+            scratch[first + j] = fetch_one(sm, mine - t + T * j)
             j += T
 
     @ti.func
@@ -1098,7 +1153,7 @@ def one_pass(
             lend_mirrors(re, im, sm, team, t)
             for group in range(ti.static(HALF // PAIRS) + zero):  # + 0, as in load_frames
                 first = group * ti.static(PAIRS)
-                mirrors = (team + t + (ti.static(R - PAIRS) - first) * T) & KNOWN
+                mirrors = (team + t + ti.static((R - PAIRS) * T - UNUSED) - first * T) & KNOWN
                 own_bins = ti.static(list(zip(re, im))[:PAIRS])
                 alone = (t | first) == 0
                 measured = ti.static([goals(first * T + T * m) for m in range(PAIRS)])
@@ -1113,7 +1168,7 @@ def one_pass(
                         re[HALF - PAIRS + m], im[HALF - PAIRS + m] = ti.static(low)[m]
                         store(sm, mirrors + ti.static((PAIRS - 1 - m) * T), *ti.static(high)[m])
             if t == 0:
-                middle = team + ti.static((HALF - 1) * T)
+                middle = team + ti.static((HALF - 1) * T - UNUSED)
                 bins = ti.static([fetch(sm, middle)])
                 found, low, _ = ti.static(distances(bins, bins, True, [goals(T * HALF)], scale))
                 add(sums, found)
@@ -1182,7 +1237,7 @@ def one_pass(
         for m in ti.static(range(HALF)):
             store(sm, at + ti.static(T * m), re[HALF + m], im[HALF + m])
         if t == 0:
-            store(sm, team + ti.static((R - 1) * T), re[0], im[0])
+            store(sm, team + ti.static((R - 1) * T - UNUSED), re[0], im[0])
         sync()
 
     @ti.func
@@ -1195,7 +1250,7 @@ def one_pass(
     @ti.func
     def mirror_cells(team: ti.template(), t):
         """Where the first of them lies."""
-        return (team + ti.static(HALF * T) + ti.select(t == 0, -T, T - t)) & KNOWN
+        return (team + ti.static(HALF * T - UNUSED) + ti.select(t == 0, -T, T - t)) & KNOWN
 
     @ti.func
     def rows(row: ti.template(), f: ti.template(), frames: ti.template(), item_stride: ti.template(),
@@ -1355,7 +1410,7 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
     # and where frames stray it is slower: at 512 and a hop of 100, 2^20 samples took a sixth longer, 2^26 a fortieth.
     # Else a block is a team: two of them wait for each other, and where one needs 170 registers fewer fit.
     wide = dtype == ti.f32 and threads <= 32 and stft.hop_length % threads == 0
-    blocks = [256] * wide + [64] if cuda else []
+    blocks = [256] * (wide and cuda) + [64]
     for block in [*blocks, least]:
         shape = Layout(n_fft, stft.hop_length, points, *_rows(stft, threads), _radices(n_fft, points, own),
                        max(least, block) // threads, cuda, 0, cuda and dtype == ti.f32, room)  # fmt: skip
