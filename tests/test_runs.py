@@ -103,6 +103,11 @@ def test_a_block_has_the_shared_memory_of_its_device(monkeypatch):
     assert blocks.choose(STFT(4096), ti.f32, "cpu") is None
 
 
+def test_a_team_has_no_more_threads_than_most_devices_give_a_block():
+    assert blocks.choose(STFT(4096), ti.f32, "vulkan").threads == blocks.MOST_THREADS
+    assert blocks.choose(STFT(8192), ti.f32, "vulkan") is None
+
+
 @pytest.mark.parametrize("log2_samples,pack,runs", [
     (10, 1, 1), (12, 1, 2), (14, 1, 4), (15, 1, 4), (16, 1, 8), (18, 1, 16), (22, 1, 64), (14, 2, 4), (16, 2, 4), (18, 2, 16)
 ])  # fmt: skip

@@ -59,6 +59,7 @@ MARK = 0x7FC0DEAD  # the bits of a number that no signal has
 # item to the next and from a frame; where in `scratch` padded positions begin.
 HEAD = 13
 GRID = 2048  # blocks that are launched: more than a large GPU has at work side by side
+MOST_THREADS = 256  # of a team
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Layout:
         """Whether real and imaginary parts are exchanged one after the other.
 
         It takes twice as many barriers and half the memory. NVIDIA's Vulkan has some 55 KiB for all blocks of a
-        multiprocessor, a fourth of what CUDA has, and the fewer blocks the slower: at n_fft 1024 three by wholes.
+        multiprocessor, a fourth of what CUDA has, and the fewer are at work the slower: at n_fft 1024 three, by halves five.
         """
         return not self.cuda and self.room is None
 
@@ -346,7 +347,7 @@ def one_pass(
     TOTAL, TABLE = layout.block_cells, CELLS * TEAMS
     SHARED = (TOTAL, pair) if CUDA else (2 * TOTAL, dtype)
     HALVES = layout.by_halves
-    # How far ahead of `spectral`'s rows the first one that is in use lies: there is no more memory than for those.
+    # Cells before the first row that `spectral` has mirrors in: by halves there is memory for the other ones alone.
     UNUSED = (R // 2 - 1) * T if HALVES else 0
 
     @ti.func
@@ -562,7 +563,10 @@ def one_pass(
     @ti.func
     def team_peaks(x: ti.template(), y: ti.template(), d: ti.template(), sm: ti.template(), team: ti.template(),
                    t: ti.template(), zero: ti.template()):  # fmt: skip
-        """The largest of x and of y in the team, and 1 if any d is not 0: among GROUP neighbours, then all groups."""
+        """The largest of x and of y in the team, and 1 if any d is not 0: among GROUP neighbours, then all groups.
+
+        What is not shuffled is listed where the frame's values are to be exchanged.
+        """
         a, b, c = x, y, ti.cast(d != 0, dtype)
         if ti.static(SHUFFLES):  # magnitudes are ordered as their bits are
             i, j, k = ti.bit_cast(x, ti.i32), ti.bit_cast(y, ti.i32), d
@@ -685,7 +689,7 @@ def one_pass(
             for value, (base, away) in zip(values, cells):
                 store_one(sm, base + away, value[part])
             sync()
-            again = part * nothing(t, p)  # as there
+            again = part * nothing(t, p)  # another one for each part
             halves.append([hold(fetch_one(sm, base + again + away)) for base, away in own])
         return list(zip(*halves))
 
@@ -1399,6 +1403,8 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
         return None
     points = min(16, n_fft // 8)  # with 32 the program would be too long, see above
     threads = n_fft // points
+    if threads > MOST_THREADS:
+        return None
     cuda, least = arch == "cuda", max(32, threads)  # no block is smaller than a warp
     room = None
     if stages is not None:
