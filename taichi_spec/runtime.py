@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import ctypes.util
 from functools import cache
 from typing import Any, NamedTuple
 
 import taichi as ti
-from taichi.lang import impl
-from taichi.lang.misc import is_arch_supported
+from taichi.lang import impl, misc
+
+# Of Taichi's `impl` and `misc` this package takes no functions, but the modules. A function that outlives its module at the
+# end of a process keeps Taichi's program from ending, which writes then what it has compiled for the next process.
 
 ARCHS = {"cpu": ti.cpu, "cuda": ti.cuda, "metal": ti.metal, "vulkan": ti.vulkan}
 MOST_SHARED = 48 * 1024  # bytes of shared memory in a block, wherever the device has more
-
-# Taichi writes what it has compiled for the next process when it ends, but whether it ends before its process depends on the
-# order in which Python takes modules apart.
-atexit.register(ti.reset)
 
 
 def init(arch: str = "auto", **options: Any) -> str:
@@ -59,7 +56,7 @@ def bounds_checked() -> bool:
 
 def _is_available(name: str) -> bool:
     ti.set_logging_level(ti.ERROR)  # a backend that is not there is no news; ti.init sets the level again
-    return name == "cpu" or is_arch_supported(ARCHS[name])
+    return name == "cpu" or misc.is_arch_supported(ARCHS[name])
 
 
 def _best_arch() -> str:

@@ -80,7 +80,7 @@ def test_spared_passes_are_back_whatever_happens(running_cpu):
 
 
 def test_a_process_leaves_its_kernels_to_the_next(tmp_path):
-    """Taichi writes them when it ends, which at the end of a process is left to chance."""
+    """Taichi writes them when it ends, if nothing of ours keeps it from that: see `runtime`."""
     program = f"""
 import numpy as np, taichi_spec as ts
 ts.init(arch={arch_name()!r}, offline_cache=True, offline_cache_file_path={str(tmp_path)!r})

@@ -7,12 +7,17 @@ from functools import cache
 from typing import Any
 
 import taichi as ti
-from taichi.lang.impl import expr_init as hold  # evaluates an expression here, once, and gives it a name
+from taichi.lang import impl
 
 from taichi_spec.bins import Parts, part_distance
 from taichi_spec.precision import split
 
 KNOWN = 0x1FFFFFFF
+
+
+def hold(value):
+    """Evaluates an expression here, once, and gives it a name."""
+    return impl.expr_init(value)
 
 
 def known(index):
