@@ -1142,56 +1142,60 @@ def one_pass(
                  factors: ti.template(), zero: ti.template()):  # fmt: skip
         """Distance of every bin; re and im become the gradients' spectrum, exchanged for the way back.
 
-        Bin k and its mirror N - k are compared together by the thread that holds k < N / 2 in its first registers. It
-        finds the mirror in shared memory, in row m of which lie, from right to left, the threads' registers m >= R / 2.
-        Those of thread 0 lie one row above: then all mirrors of register m lie in row R - 1 - m, from left to right.
-        Bin 0, its own mirror, joins them there; bin N / 2 is left over, for thread 0 to do alone.
+        Bin k and its mirror N - k are compared together.
         """
         sums = [ti.cast(0, dtype) for _ in ti.static(range(SUMS))]
         row0, row1 = rows(row, f, frames, item_stride, frame_stride)
-        second = f + 1 < frames
+        goals = ti.static(goals_of(y, row0, row1, t, f + 1 < frames, factors, scale))
         if ti.static(MIRRORED):
-            compare_own(sums, re, im, t, y, row0, row1, second, factors, scale)
+            compare_own(sums, re, im, t, goals, scale)
         else:
-            goals = ti.static(measures(y, known(row0 + t), known(row1 + t), second, factors, scale))
-            lend_mirrors(re, im, sm, team, t)
-            for group in range(ti.static(HALF // PAIRS) + zero):  # + 0, as in load_frames
-                first = group * ti.static(PAIRS)
-                mirrors = (team + t + ti.static((R - PAIRS) * T - UNUSED) - first * T) & KNOWN
-                own_bins = ti.static(list(zip(re, im))[:PAIRS])
-                alone = (t | first) == 0
-                measured = ti.static([goals(first * T + T * m) for m in range(PAIRS)])
-                found, low, high = ti.static(distances(own_bins, seen(sm, mirrors), alone, measured, scale))
-                add(sums, found)
-                # The next ones take their place; after all groups each is back.
-                for m in ti.static(range(HALF - PAIRS)):
-                    re[m] = re[m + PAIRS]
-                    im[m] = im[m + PAIRS]
-                if ti.static(gradient):
-                    for m in ti.static(range(PAIRS)):
-                        re[HALF - PAIRS + m], im[HALF - PAIRS + m] = ti.static(low)[m]
-                        store(sm, mirrors + ti.static((PAIRS - 1 - m) * T), *ti.static(high)[m])
-            if t == 0:
-                middle = team + ti.static((HALF - 1) * T - UNUSED)
-                bins = ti.static([fetch(sm, middle)])
-                found, low, _ = ti.static(distances(bins, bins, True, [goals(T * HALF)], scale))
-                add(sums, found)
-                if ti.static(gradient):
-                    store(sm, middle, *ti.static(low)[0])
-            if ti.static(gradient):
-                sync()
-                take_mirrors(re, im, sm, team, t)
+            compare_lent(sums, re, im, sm, team, t, goals, scale, zero)
         return sums
 
     @ti.func
-    def compare_own(sums: ti.template(), re: ti.template(), im: ti.template(), t: ti.template(), y: ti.template(),
-                    row0: ti.template(), row1: ti.template(), second: ti.template(), factors: ti.template(),
+    def compare_lent(sums: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
+                     t: ti.template(), goals: ti.template(), scale: ti.template(), zero: ti.template()):  # fmt: skip
+        """By the thread that holds k < N / 2 in its first registers.
+
+        It finds the mirror in shared memory, in row m of which lie, from right to left, the threads' registers m >= R / 2.
+        Those of thread 0 lie one row above: then all mirrors of register m lie in row R - 1 - m, from left to right.
+        Bin 0, its own mirror, joins them there; bin N / 2 is left over, for thread 0 to do alone.
+        """
+        lend_mirrors(re, im, sm, team, t)
+        for group in range(ti.static(HALF // PAIRS) + zero):  # + 0, as in load_frames
+            first = group * ti.static(PAIRS)
+            mirrors = (team + t + ti.static((R - PAIRS) * T - UNUSED) - first * T) & KNOWN
+            own_bins = ti.static(list(zip(re, im))[:PAIRS])
+            alone = (t | first) == 0
+            measured = ti.static([goals[0](first * T + T * m) for m in range(PAIRS)])
+            found, low, high = ti.static(distances(own_bins, seen(sm, mirrors), alone, measured, scale))
+            add(sums, found)
+            for m in ti.static(range(HALF - PAIRS)):  # the next ones take their place; after all groups each is back
+                re[m] = re[m + PAIRS]
+                im[m] = im[m + PAIRS]
+            if ti.static(gradient):
+                for m in ti.static(range(PAIRS)):
+                    re[HALF - PAIRS + m], im[HALF - PAIRS + m] = ti.static(low)[m]
+                    store(sm, mirrors + ti.static((PAIRS - 1 - m) * T), *ti.static(high)[m])
+        if t == 0:
+            middle = team + ti.static((HALF - 1) * T - UNUSED)
+            bins = ti.static([fetch(sm, middle)])
+            found, low, _ = ti.static(distances(bins, bins, True, [goals[0](T * HALF)], scale))
+            add(sums, found)
+            if ti.static(gradient):
+                store(sm, middle, *ti.static(low)[0])
+        if ti.static(gradient):
+            sync()
+            take_mirrors(re, im, sm, team, t)
+
+    @ti.func
+    def compare_own(sums: ti.template(), re: ti.template(), im: ti.template(), t: ti.template(), goals: ti.template(),
                     scale: ti.template()):  # fmt: skip
-        """The same for a thread that has its bins' mirrors itself, see `seconds`: no shared memory, all pairs at once.
+        """By a thread that has its bins' mirrors itself, see `seconds`: no shared memory, all pairs at once.
 
         Thread 0 has bin N / 2 in the middle, and bins and mirrors in other registers than the others.
         """
-        goals = ti.static(goals_of(y, row0, row1, t, second, factors, scale))
         bins = ti.static(list(zip(re, im)))
         middle = [re[HALF], im[HALF]]
         measured = ti.static([goals[m % len(goals)](T * m) for m in range(HALF)])
@@ -1226,7 +1230,7 @@ def one_pass(
 
     def goals_of(y, row0, row1, t, second, factors, scale):
         """What measures this thread's first bins: `measures` of the first one, or two that take turns."""
-        starts = [t, mirror_of(t) - T] if fixed else [t]
+        starts = [t, mirror_of(t) - T] if fixed and MIRRORED else [t]
         return [measures(y, known(row0 + start), known(row1 + start), second, factors, scale) for start in starts]
 
     def seen(sm, mirrors):
