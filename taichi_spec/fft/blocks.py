@@ -8,7 +8,8 @@ The transform is Stockham's: every pass holds points t, t + T, t + 2T, ... of th
 does its small DFTs in registers, and scatters the results through shared memory so that the last pass leaves bin t + T m in
 register m. The way back is the same code with real and imaginary parts exchanged: a loop runs one body twice. Between the
 two, the bins meet their mirrors in shared memory, in a loop over pairs of them. At n_fft 1024 the passes are such that a
-thread has its bins' mirrors itself: three barriers and an eighth of what goes through shared memory less.
+thread has its bins' mirrors itself: three barriers and an eighth of what goes through shared memory less. Where that is
+scarce, real parts go through it before imaginary parts.
 
 On CUDA a thread's program has to stay below some 3,200 LLVM instructions, or LLVM no longer inlines it into the kernel, and
 every access to memory becomes twice as long: hence the loops whose bounds have a `zero` that the compiler cannot see. An
@@ -702,8 +703,9 @@ def one_pass(
     def seconds(t, way):
         """Of a thread that has its bins' mirrors: the numbers of its second DFTs in the first pass and in the last.
 
-        With samples t + T, those beside the first DFT's. With bins 2 T - t, whose bins are the first one's mirrors; but
-        numbers 0 and T are their own mirrors, and thread 0 does both.
+        Of samples it does t and t + T, which lie side by side. Of bins number j has j + 2 T q for all q, and their mirrors
+        N - j - 2 T q are those of number 2 T - j: a thread does t and 2 T - t. Numbers 0 and T have their own mirrors, and
+        thread 0 does both.
         """
         if not MIRRORED:
             return None
