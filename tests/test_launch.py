@@ -10,7 +10,6 @@ import taichi as ti
 from support import field
 from taichi_spec.arrays import new_array
 from taichi_spec.launch import Chain, Launch, without
-from taichi_spec.runtime import arch_name
 
 
 @ti.kernel
@@ -79,11 +78,11 @@ def test_spared_passes_are_back_whatever_happens(running_cpu):
     assert config.cfg_optimization and config.real_matrix_scalarize
 
 
-def test_a_process_leaves_its_kernels_to_the_next(tmp_path):
+def test_a_process_leaves_its_kernels_to_the_next(arch, tmp_path):
     """Taichi writes them when it ends, if nothing of ours keeps it from that: see `runtime`."""
     program = f"""
 import numpy as np, taichi_spec as ts
-ts.init(arch={arch_name()!r}, offline_cache=True, offline_cache_file_path={str(tmp_path)!r})
+ts.init(arch={arch!r}, offline_cache=True, offline_cache_file_path={str(tmp_path)!r})
 ts.value_and_grad(np.ones(100, "f4"), np.zeros(100, "f4"), stft=ts.STFT(8))
 """
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=300)

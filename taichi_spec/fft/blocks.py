@@ -335,7 +335,7 @@ def one_pass(
     WARP = CUDA and T <= 32  # a team lies within a warp
     SHUFFLES, GROUP = layout.shuffles, layout.group
     VOTES = SHUFFLES and GROUP == 32  # whether a team fills its warps
-    PEAKS = CELLS - layout.peak_cells if SHUFFLES else 0
+    PEAKS = CELLS - layout.peak_cells  # of groups, if shuffled
     LOG_T, LOG_GROUP = T.bit_length() - 1, GROUP.bit_length() - 1
     pair = ti.types.vector(2, dtype)
     # Where `integers` has what it begins with, once for a pass of the value alone and once for a pass with gradients.
@@ -544,8 +544,7 @@ def one_pass(
         return ti.simt.warp.any_nonzero(ti.u32(0xFFFFFFFF), ti.cast(condition, ti.i32)) * ti.static(bit)
 
     @ti.func
-    def near(x: ti.template(), y: ti.template(), level: ti.template(), sm: ti.template(), team: ti.template(),
-             t: ti.template()):  # fmt: skip
+    def near(x: ti.template(), y: ti.template(), level: ti.template()):
         """Whether both peaks of the team lie from level / 4 to 4 level, and its two parts surely are not the same.
 
         x and y: this thread's peaks. Votes take a third of the time that finding the peaks does. Whatever the level, the
@@ -583,7 +582,7 @@ def one_pass(
             a, b, c = ti.bit_cast(i, ti.f32), ti.bit_cast(j, ti.f32), ti.cast(k != 0, dtype)
         else:
             sync()  # until all threads have read the last exchange
-            a, b, c = shared_peaks(a, b, c, sm, team + PEAKS, t, True, t & ti.static(-GROUP), ti.static(GROUP))
+            a, b, c = shared_peaks(a, b, c, sm, team, t, True, t & ti.static(-GROUP), ti.static(GROUP))
         if ti.static(GROUP < T):
             groups = team + ti.static(PEAKS if SHUFFLES else 2 * T)
             a, b, c = shared_peaks(a, b, c, sm, groups, t >> LOG_GROUP, t & ti.static(GROUP - 1) == 0, 0,
@@ -624,7 +623,7 @@ def one_pass(
         x, y, d = level[0], level[0], ti.cast(1, dtype)
         found = False
         if ti.static(VOTES):
-            found = near(peaks[0], peaks[1], level[0], sm, team, t)
+            found = near(peaks[0], peaks[1], level[0])
         if not found:
             different = ti.static([ti.cast(0, Bits) if fixed else difference_of(windowed_rows(re), windowed_rows(im))])
             x, y, d = team_peaks(peaks[0], peaks[1], different[0], sm, team, t, zero)
