@@ -44,6 +44,8 @@ CASES = [
     (BlocksEngine, 64, 23, "none", (1, 500)),
     (BlocksEngine, 64, 100, "constant", (2, 700)),
     (BlocksEngine, 128, 32, "none", (1, 100_003)),
+    (BlocksEngine, 128, 96, "none", (2, 7000)),
+    (BlocksEngine, 256, 128, "constant", (2, 9000)),
     (BlocksEngine, 256, 256, "reflect", (3, 3000)),
     (BlocksEngine, 512, 128, "constant", (2, 5000)),
     (BlocksEngine, 512, 50, "reflect", (2, 5000)),

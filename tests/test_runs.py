@@ -72,14 +72,24 @@ def test_teams_fill_multiprocessors(n_fft, registers, teams, monkeypatch):
     """By registers where shared memory is plenty, and by shared memory where it is not; GRID where nothing is known."""
     layout = blocks.choose(STFT(n_fft), ti.f32, "cuda")
     monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (10, 228 * 1024))
-    assert blocks.teams_at_work(layout, ti.f32, registers) == 10 * teams
+    assert blocks.teams_at_work(layout, ti.f32, registers, 10**6) == 10 * teams
     monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (10, 64 * 1024))
     bytes_of_a_block = 8 * layout.block_cells + 1024
-    assert blocks.teams_at_work(layout, ti.f32, registers) == 10 * min(
+    assert blocks.teams_at_work(layout, ti.f32, registers, 10**6) == 10 * min(
         teams, 64 * 1024 // bytes_of_a_block * layout.teams
     )
     monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (0, 0))
-    assert blocks.teams_at_work(layout, ti.f32, registers) == blocks.GRID * layout.teams
+    assert blocks.teams_at_work(layout, ti.f32, registers, 10**6) == blocks.GRID * layout.teams
+
+
+@pytest.mark.parametrize(
+    "transforms,blocks_at_work", [(1, 2048), (4 * 65_536, 2048), (16 * 65_536, 8192), (10**9, 8192)]
+)
+def test_many_teams_where_nothing_is_known_of_the_device(transforms, blocks_at_work):
+    """As many more as have whole runs to do."""
+    layout = blocks.choose(STFT(256), ti.f32, "vulkan")
+    assert layout.teams == 4
+    assert blocks.teams_at_work(layout, ti.f32, 255, transforms) == blocks_at_work * layout.teams
 
 
 @pytest.mark.parametrize("hop_length,block", [(128, 256), (100, 64)])

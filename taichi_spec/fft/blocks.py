@@ -42,7 +42,7 @@ from taichi_spec.fft.blocks_compare import BandPlaces, Room, band_tables, by_sta
 from taichi_spec.fft.butterflies import fused_dft
 from taichi_spec.fft.fused import GPUEngine, run_sums
 from taichi_spec.fft.pairs import KNOWN, hold, known, measures_of, power_of_two, two_bins
-from taichi_spec.fft.runs import Runs
+from taichi_spec.fft.runs import LEAST, Runs
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.fft.together import four_writer, fours
 from taichi_spec.framing import annotation
@@ -59,7 +59,7 @@ MARK = 0x7FC0DEAD  # the bits of a number that no signal has
 # item, frames of an item; the three numbers of `Runs` and the three of `Runs.turns`; of a fixed target, numbers from an
 # item to the next and from a frame; where in `scratch` padded positions begin.
 HEAD = 13
-GRID = 2048  # blocks that are launched: more than a large GPU has at work side by side
+GRID = 2048  # blocks that are launched at least: more than a large GPU has at work side by side
 MOST_THREADS = 256  # of a team
 
 
@@ -92,6 +92,11 @@ class Layout:
     def block(self) -> int:
         """Threads that share a block."""
         return self.threads * self.teams
+
+    @property
+    def most_blocks(self) -> int:
+        """How many blocks are launched. On CUDA it is known how many are at work side by side; see `teams_at_work`."""
+        return GRID if self.cuda else 4 * GRID
 
     @cached_property
     def strides(self) -> tuple[int, ...]:
@@ -243,7 +248,7 @@ def fused_kernel(
     same = is_field, fixed, edges, stages, places, cut, adds
     last = one_pass(layout, dtype, terms, parts, before, gradient, True, *same)
     passes = [one_pass(layout, dtype, terms, before, (), False, False, *same), last] if before else [last]
-    BLOCK = layout.block
+    BLOCK, BLOCKS = layout.block, layout.most_blocks
     Values = ti.types.ndarray(dtype=dtype, ndim=1)
     Matrix = ti.types.ndarray(dtype=dtype, ndim=2)
     Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
@@ -260,7 +265,7 @@ def fused_kernel(
         for one in ti.static(passes):
             # Every run of frames, by one team.
             ti.loop_config(block_dim=BLOCK)
-            for i in range(GRID * BLOCK):
+            for i in range(BLOCKS * BLOCK):
                 if i < one.threads(integers):
                     one.walk(i, x, y, gx, gy, table, integers, scratch, account)
             # The sums and the total of each item, by one block; by others, what runs left over is added to what the next
@@ -314,6 +319,9 @@ def one_pass(
     FRAMES = 2 if fixed else 1  # frames per transform
     KEEP, STRAY = (layout.waiting, layout.stray) if gradient else (0, 0)
     SHIFT = H // T  # how many rows further on the next frame lies, and one more for some threads if it strays
+    # A transform takes so many rows of a signal, of which the next one has so many too; whether a thread keeps those.
+    HELD, SHARED_ROWS = ROWS + SHIFT * (FRAMES - 1), ROWS - SHIFT
+    SLIDES = not layout.cuda and not BY_STAGES and layout.waiting > 0 and layout.stray == 0
     # Pairs of bins at work at once: as many as there are registers for, and LLVM still inlines.
     PAIRS = 4 if C <= 3 and not fixed else 2
     if C == 1:
@@ -752,6 +760,8 @@ def one_pass(
             re = [ti.cast(0, dtype) for _ in ti.static(range(R))]
             im = [ti.cast(0, dtype) for _ in ti.static(range(R))]
             scale = [ti.cast(1, dtype) for _ in ti.static(range(5))]
+            samples = [ti.cast(0, dtype) for _ in ti.static(range(SLIDES * HELD * (3 - FRAMES)))]
+            held = False  # whether they are the ones that the next transform needs
             ahead = [ti.cast(0, Bits) for _ in ti.static(range(2 * FRAMES - 1))]  # what was asked for in time
             f = begin(integers, c) * FRAMES
             end = f + (integers[SHORT] + (c < integers[LONGS])) * FRAMES
@@ -769,17 +779,19 @@ def one_pass(
                     second = ti.static(seconds(role, way))
                     if way == 0:
                         if ti.static(fixed):
-                            load_frames(re, im, x, x, table, kept, sm, team, role, b, f, frames, start, length, whole,
-                                        exists, inside, live, integers)  # fmt: skip
-                            ahead[0] = touch_signals(x, x, b, t, start, length)
+                            load_frames(re, im, samples, held, x, x, table, kept, sm, team, role, b, f, frames, start,
+                                        length, whole, exists, inside, live, integers)  # fmt: skip
+                            if ti.static(not SLIDES):
+                                ahead[0] = touch_signals(x, x, b, t, start, length)
                             goals = rows(b, f, frames, item_stride, frame_stride)
                             for frame in ti.static(range(2)):
                                 k = ti.min(t * NEAR, WIDTH - 1)
                                 ahead[1 + frame] = ti.bit_cast(y[goals[frame] + k], Bits)
                         else:
-                            load_frames(re, im, x, y, table, kept, sm, team, role, b, f, frames, start, length, whole,
-                                        exists, inside, live, integers)  # fmt: skip
-                            ahead[0] = touch_signals(x, y, b, t, start, length)
+                            load_frames(re, im, samples, held, x, y, table, kept, sm, team, role, b, f, frames, start,
+                                        length, whole, exists, inside, live, integers)  # fmt: skip
+                            if ti.static(not SLIDES):
+                                ahead[0] = touch_signals(x, y, b, t, start, length)
                         balance(re, im, sm, team, t, scale, level, zero)
                     else:
                         between(found, re, im, sm, team, role, b, f, frames, y, item_stride, frame_stride, live, scale,
@@ -1080,11 +1092,12 @@ def one_pass(
         return sums
 
     @ti.func
-    def load_frames(re: ti.template(), im: ti.template(), x: ti.template(), other: ti.template(),
-                    table: ti.template(), kept: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
-                    b: ti.template(), f: ti.template(), frames: ti.template(), start: ti.template(),
-                    length: ti.template(), whole: ti.template(), exists: ti.template(), inside: ti.template(),
-                    live: ti.template(), integers: ti.template()):  # fmt: skip
+    def load_frames(re: ti.template(), im: ti.template(), samples: ti.template(), held: ti.template(),
+                    x: ti.template(), other: ti.template(), table: ti.template(), kept: ti.template(),
+                    sm: ti.template(), team: ti.template(), t: ti.template(), b: ti.template(), f: ti.template(),
+                    frames: ti.template(), start: ti.template(), length: ti.template(), whole: ti.template(),
+                    exists: ti.template(), inside: ti.template(), live: ti.template(),
+                    integers: ti.template()):  # fmt: skip
         """The windowed frame and `other`'s into registers; at the edges one after the other, in a loop."""
         row = 0 if ti.static(is_field) else b * whole  # where item b begins in the memory of an ndarray
         for m in ti.static([m for m in range(R) if not FIRST <= m < FIRST + ROWS]):
@@ -1092,10 +1105,21 @@ def one_pass(
         if inside:
             at = (row + start + t) & 0x3FFFFFFF
             weights = ti.static(window(kept, sm, table, t))
-            for m in ti.static(range(ROWS)):
-                re[FIRST + m] = ti.static(weights)[m] * cell(x, b, at + ti.static(T * m))
-                im[FIRST + m] = ti.static(weights)[m] * cell(other, b, at + ti.static(T * m + LATER))
+            if ti.static(SLIDES):
+                signals = ti.static([x] if fixed else [x, other])
+                if not held:
+                    take_all(samples, signals, b, at, integers)
+                held = True
+                for m in ti.static(range(ROWS)):
+                    re[FIRST + m] = ti.static(weights)[m] * samples[m]
+                    im[FIRST + m] = ti.static(weights)[m] * samples[HELD - ROWS + m if fixed else HELD + m]
+                slide(samples, signals, b, at, start, length)
+            else:
+                for m in ti.static(range(ROWS)):
+                    re[FIRST + m] = ti.static(weights)[m] * cell(x, b, at + ti.static(T * m))
+                    im[FIRST + m] = ti.static(weights)[m] * cell(other, b, at + ti.static(T * m + LATER))
         else:
+            held = False
             again = integers[ZERO]
             for m in range(ROWS + again):  # + 0 keeps LLVM from unrolling it
                 n = t + again + T * m
@@ -1113,6 +1137,33 @@ def one_pass(
                 for k in ti.static(range(FIRST, FIRST + ROWS - 1)):  # after the last one each is in its place
                     re[k], im[k] = re[k + 1], im[k + 1]
                 re[FIRST + ROWS - 1], im[FIRST + ROWS - 1] = w * first, w * second
+
+    @ti.func
+    def take_all(samples: ti.template(), signals: ti.template(), b: ti.template(), at: ti.template(),
+                 integers: ti.template()):  # fmt: skip
+        """All samples of a transform, from `at` on."""
+        for m in range(HELD + integers[ZERO]):  # + 0, as in load_frames
+            for s in ti.static(range(len(signals))):
+                for k in ti.static(range(s * HELD, (s + 1) * HELD - 1)):
+                    samples[k] = samples[k + 1]
+                samples[(s + 1) * HELD - 1] = cell(signals[s], b, at + T * m)
+
+    @ti.func
+    def slide(samples: ti.template(), signals: ti.template(), b: ti.template(), at: ti.template(), start: ti.template(),
+              length: ti.template()):  # fmt: skip
+        """From a transform's samples to the next one's: most stay, and the others are asked for in time.
+
+        Where Taichi runs on Vulkan, a read takes four instructions more, see `kept_window`, and registers are to be had.
+        If the next transform is not inside the signal, it takes none of these.
+        """
+        beyond = start + ti.static(SPAN + (2 * FRAMES - 1) * H) > length
+        further = at + ti.select(beyond, 0, ti.static(FRAMES * H))
+        for s in ti.static(range(len(signals))):
+            for m in ti.static(range(HELD)):
+                if ti.static(m < SHARED_ROWS):
+                    samples[s * HELD + m] = samples[s * HELD + m + SHIFT * FRAMES]
+                else:
+                    samples[s * HELD + m] = cell(signals[s], b, further + ti.static(T * m))
 
     @ti.func
     def touch_signals(x: ti.template(), other: ti.template(), b: ti.template(), t: ti.template(), start: ti.template(),
@@ -1473,11 +1524,18 @@ def registers_of(layout: Layout, stft: STFT, terms: tuple[Term, ...], fixed: boo
     return 168 if gradient and not bare else 128
 
 
-def teams_at_work(layout: Layout, dtype: Any, registers: int) -> int:
-    """How many the device has at work side by side: as many as its multiprocessors have registers and shared memory for."""
+def teams_at_work(layout: Layout, dtype: Any, registers: int, transforms: int) -> int:
+    """How many the device has at work side by side: as many as its multiprocessors have registers and shared memory for.
+
+    Where that is not known, many that end soon: when the last ones are at work, much of the device has nothing to do. Of
+    2^27 samples at n_fft 1024, 8,192 blocks took 0.93 times as long on Vulkan as 2,048.
+
+    transforms: how many there are in all.
+    """
     multiprocessors, shared = cuda_multiprocessors()
     if not (layout.cuda and multiprocessors):
-        return GRID * layout.teams
+        blocks = transforms // (LEAST * layout.teams)
+        return min(max(blocks, GRID), layout.most_blocks) * layout.teams
     needed = layout.block_cells * 2 * itemsize(dtype) + 1024  # bytes, 1024 of them the driver's
     # Each of a multiprocessor's four parts has a fourth of the registers, for whole warps.
     warps = 4 * (REGISTERS // 4 // (32 * registers))
@@ -1492,7 +1550,7 @@ def runs_of(layout: Layout, stft: STFT, dtype: Any, batch: int, n_samples: int, 
     transforms = -(-stft.n_frames(n_samples) // pack)
     overlap = -(-layout.overlap // (stft.hop_length * pack))
     registers = [registers_of(layout, stft, terms, fixed, gradient) for gradient in (False, True)]
-    teams = [teams_at_work(layout, dtype, count) for count in registers]
+    teams = [teams_at_work(layout, dtype, count, batch * transforms) for count in registers]
     return [Runs.of(transforms, batch, at_work, overlap, layout.teams) for at_work in teams]
 
 
