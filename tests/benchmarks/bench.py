@@ -6,6 +6,9 @@ Prints Markdown tables, writes bench.json and bench.png to --out. Every figure i
 after some that are not counted; each run ends with a synchronisation. Ours is timed at the engine, on arrays that are
 on the device already, as the peers' are; "tape" is the same through `SpectralLoss` on fields in a `ti.ad.Tape`, with
 what the tape itself does. Memory, on CUDA, is what the driver has less of after a run than before its preparation.
+
+On the CPU ours is timed twice. Linux may have several of Taichi's threads on one core for a while, above all in a virtual
+machine; "bound" is the same with each of them on a core of its own.
 """
 
 from __future__ import annotations
@@ -66,30 +69,45 @@ def prepare(kind: str, x: np.ndarray, y: np.ndarray, **chosen: Any) -> Callable[
     return run
 
 
-class Ours:
-    """The library's engine on device arrays."""
+def thread_ids() -> set[int]:
+    """Of this process; none where the system does not tell, or does not bind threads to cores."""
+    return set(map(int, os.listdir("/proc/self/task"))) if hasattr(os, "sched_setaffinity") else set()
 
-    name = "taichi_spec"
+
+def bind(threads: set[int], bound: bool) -> None:
+    """Each thread to one core in turn, or to all of them again."""
+    cores = sorted(os.sched_getaffinity(0)) if threads else []
+    for i, thread in enumerate(sorted(threads)):
+        os.sched_setaffinity(thread, {cores[i % len(cores)]} if bound else cores)
+
+
+class Ours:
+    """The library's engine on device arrays. threads: Taichi's. bound: whether to keep each of them on one core."""
+
     kinds = KINDS
 
-    def __init__(self) -> None:
+    def __init__(self, threads: set[int], bound: bool = False) -> None:
+        self.threads, self.bound, self.name = threads, bound, "taichi_spec, bound" if bound else "taichi_spec"
         self.version = f"taichi_spec {ts.__version__} on taichi {'.'.join(map(str, ti.__version__))}"
 
     def prepare(self, kind: str, n_fft: int, x: np.ndarray, y: np.ndarray) -> Callable[[], None]:
+        bind(self.threads, self.bound)
         return prepare(kind, x, y, stft=ts.STFT(n_fft), terms=ts.Magnitude())
 
 
 class OursOnATape:
-    """The same through fields and a tape."""
+    """The same through fields and a tape, its threads wherever they are."""
 
     name = "taichi_spec, tape"
     kinds = ("both", "fixed")
     version = ""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: set[int]) -> None:
+        self.threads = threads
         self.trees: list[Any] = []  # of the fields of the run before
 
     def prepare(self, kind: str, n_fft: int, x: np.ndarray, y: np.ndarray) -> Callable[[], None]:
+        bind(self.threads, False)
         while self.trees:  # a tape clears the gradients of all fields that there are
             self.trees.pop().destroy()
         X = self.field(x)
@@ -347,11 +365,13 @@ def main() -> None:
 
     args.out.mkdir(parents=True, exist_ok=True)
     started = first_call(args.arch)
+    others = thread_ids()
     ts.init(arch=args.arch, log_level=ti.ERROR)
+    threads = thread_ids() - others if args.arch == "cpu" else set()
     device = "cpu" if args.arch == "cpu" else "cuda"
     named = args.peers.split(",")
     peers = [peer(device) for name in named if name and name != "auraloss" for peer in PEERS[name]]
-    runners = [Ours(), OursOnATape(), *peers]
+    runners = [Ours(threads), *[Ours(threads, True)] * bool(threads), OursOnATape(threads), *peers]
     versions = sorted({runner.version for runner in runners if runner.version})
     title = f"{args.arch}: {device_name(args.arch)}; {', '.join(versions)}; python {platform.python_version()}"
     print(f"{title}\nfloat32, hann, median of {args.repeats} ± half the quartiles' distance")
@@ -363,6 +383,7 @@ def main() -> None:
     for n_samples in lengths[:-1]:
         rows += rows_of("both", 1024, n_samples, runners, args.repeats, device)
     rows += multi_resolution(lengths[-1], runners, args.repeats)
+    bind(threads, False)
     rows += lists_of_terms(lengths[-1], max(9, args.repeats), device)
     if "auraloss" in named:
         for n_samples in (2**20,) if args.arch == "cpu" else (2**20, 2**22, 2**24):
