@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import os
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,12 +18,14 @@ ARCHS = {"cpu": ti.cpu, "cuda": ti.cuda, "metal": ti.metal, "vulkan": ti.vulkan}
 MOST_SHARED = 48 * 1024  # bytes of shared memory in a block, wherever the device has more
 
 
-def init(arch: str = "auto", **options: Any) -> str:
+def init(arch: str = "auto", *, bind_threads: bool = False, **options: Any) -> str:
     """Starts Taichi on a backend, and never on another one than was asked for.
 
     Args:
         arch: ``"cpu"``, ``"cuda"``, ``"vulkan"``, ``"metal"``, or ``"auto"``: cuda, else metal, else vulkan if a
             real GPU is behind it (not a software device), else cpu.
+        bind_threads: keep each of Taichi's threads on one core, those of a CPU under Linux: it may have several of them
+            on one core for a while, above all in a virtual machine, and a call takes up to twice as long then.
         **options: passed to `ti.init`.
 
     Returns:
@@ -30,7 +33,8 @@ def init(arch: str = "auto", **options: Any) -> str:
 
     Raises:
         ValueError: arch is not one of these names.
-        RuntimeError: the backend is not there, or the environment variable TI_ARCH asks for another.
+        RuntimeError: the backend is not there, or the environment variable TI_ARCH asks for another; threads are to be
+            bound, and the system cannot do it.
 
     Example:
         >>> init(arch="cpu")  # doctest: +ELLIPSIS
@@ -42,11 +46,32 @@ def init(arch: str = "auto", **options: Any) -> str:
     name = _best_arch() if arch == "auto" else arch
     if not _is_available(name):
         raise RuntimeError(f"arch={name!r} is not available on this machine; use arch='auto' or arch='cpu'")
+    if bind_threads and not hasattr(os, "sched_setaffinity"):
+        raise RuntimeError("bind_threads=True needs Linux: this system does not bind threads to cores")
+    others = thread_ids() if bind_threads else set()
     ti.init(arch=ARCHS[name], enable_fallback=False, **options)
+    if bind_threads:
+        bind(thread_ids() - others)
     if arch_name() != name and arch != "auto":
         ti.reset()
         raise RuntimeError(f"arch={name!r} was asked for, but the environment variable TI_ARCH asks for another")
     return arch_name()
+
+
+def thread_ids() -> set[int]:
+    """Of this process, under Linux."""
+    return set(map(int, os.listdir("/proc/self/task")))
+
+
+def bind(threads: set[int], to_one: bool = True) -> None:
+    """Each thread to one of the process's cores in turn, or to all of them again.
+
+    Taichi starts its threads one after the other, those that compile and those that run kernels: in turn, no two of a kind
+    share a core if there are enough.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    for i, thread in enumerate(sorted(threads)):
+        os.sched_setaffinity(thread, {cores[i % len(cores)]} if to_one else cores)
 
 
 def bounds_checked() -> bool:

@@ -1,5 +1,7 @@
 """Bad input: a clear error that names the parameter and its value, before any kernel runs and nothing changed."""
 
+import os
+
 import numpy as np
 import pytest
 import taichi as ti
@@ -292,6 +294,24 @@ def test_arch_that_is_not_there(monkeypatch):
         with refused(RuntimeError, name, "not available"):
             ts.init(arch=name)
     assert ts.init() == "cpu"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind threads to cores")
+def test_threads_on_cores_of_their_own(monkeypatch):
+    ti.reset()
+    others, cores = runtime.thread_ids(), os.sched_getaffinity(0)
+    ts.init(arch="cpu", bind_threads=True, log_level=ti.ERROR)
+    places = [os.sched_getaffinity(thread) for thread in sorted(runtime.thread_ids() - others)]
+    assert len(places) >= len(cores) and all(len(place) == 1 for place in places)
+    for first in range(len(places) - len(cores) + 1):  # whichever they are that run kernels
+        assert set().union(*places[first : first + len(cores)]) == cores
+    assert os.sched_getaffinity(0) == cores  # the caller's thread stays where it was
+    monkeypatch.delattr(os, "sched_setaffinity")
+    token = runtime.runtime_token()
+    with refused(RuntimeError, "bind_threads", "Linux"):
+        ts.init(arch="cpu", bind_threads=True)
+    assert runtime.runtime_token() is token  # what was running runs on
+    ti.reset()
 
 
 def test_an_environment_variable_does_not_change_the_arch(monkeypatch):

@@ -8,7 +8,8 @@ on the device already, as the peers' are; "tape" is the same through `SpectralLo
 what the tape itself does. Memory, on CUDA, is what the driver has less of after a run than before its preparation.
 
 On the CPU ours is timed twice. Linux may have several of Taichi's threads on one core for a while, above all in a virtual
-machine; "bound" is the same with each of them on a core of its own.
+machine; "bound" is the same after `ts.init(bind_threads=True)`. And a core may be slower a minute later: all are
+timed in three rounds.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import taichi as ti
 from peers import PEERS, Auraloss
 
 import taichi_spec as ts
+from taichi_spec import runtime
 from taichi_spec.arrays import upload
 from taichi_spec.engines import Options, make_engine
 
@@ -46,6 +48,7 @@ LISTS = {
     "three terms": [ts.Magnitude(), ts.LogMagnitude(), ts.Power()],
     "convergence, log, magnitude": [ts.SpectralConvergence(), ts.LogMagnitude(), ts.Magnitude()],
 }
+ROUNDS_ON_CPU = 3
 
 
 def prepare(kind: str, x: np.ndarray, y: np.ndarray, **chosen: Any) -> Callable[[], None]:
@@ -70,29 +73,40 @@ def prepare(kind: str, x: np.ndarray, y: np.ndarray, **chosen: Any) -> Callable[
 
 
 def thread_ids() -> set[int]:
-    """Of this process; none where the system does not tell, or does not bind threads to cores."""
-    return set(map(int, os.listdir("/proc/self/task"))) if hasattr(os, "sched_setaffinity") else set()
+    """Of this process; none where threads cannot be bound to cores."""
+    return runtime.thread_ids() if hasattr(os, "sched_setaffinity") else set()
 
 
-def bind(threads: set[int], bound: bool) -> None:
-    """Each thread to one core in turn, or to all of them again."""
-    cores = sorted(os.sched_getaffinity(0)) if threads else []
-    for i, thread in enumerate(sorted(threads)):
-        os.sched_setaffinity(thread, {cores[i % len(cores)]} if bound else cores)
+class Threads:
+    """Taichi's, which may be bound to cores."""
+
+    def __init__(self, ids: set[int]) -> None:
+        self.ids, self.bound = ids, False
+
+    def bind(self, bound: bool) -> None:
+        """Each to a core of its own, or to all of them again."""
+        if bound != self.bound:
+            runtime.bind(self.ids, bound)
+            self.bound = bound
 
 
 class Ours:
-    """The library's engine on device arrays. threads: Taichi's. bound: whether to keep each of them on one core."""
+    """The library's engine on device arrays. bound: whether to keep each of Taichi's threads on one core."""
 
     kinds = KINDS
 
-    def __init__(self, threads: set[int], bound: bool = False) -> None:
+    def __init__(self, threads: Threads, bound: bool = False) -> None:
         self.threads, self.bound, self.name = threads, bound, "taichi_spec, bound" if bound else "taichi_spec"
         self.version = f"taichi_spec {ts.__version__} on taichi {'.'.join(map(str, ti.__version__))}"
 
     def prepare(self, kind: str, n_fft: int, x: np.ndarray, y: np.ndarray) -> Callable[[], None]:
-        bind(self.threads, self.bound)
-        return prepare(kind, x, y, stft=ts.STFT(n_fft), terms=ts.Magnitude())
+        run = prepare(kind, x, y, stft=ts.STFT(n_fft), terms=ts.Magnitude())
+
+        def on_cores() -> None:
+            self.threads.bind(self.bound)
+            run()
+
+        return on_cores
 
 
 class OursOnATape:
@@ -102,12 +116,11 @@ class OursOnATape:
     kinds = ("both", "fixed")
     version = ""
 
-    def __init__(self, threads: set[int]) -> None:
+    def __init__(self, threads: Threads) -> None:
         self.threads = threads
         self.trees: list[Any] = []  # of the fields of the run before
 
     def prepare(self, kind: str, n_fft: int, x: np.ndarray, y: np.ndarray) -> Callable[[], None]:
-        bind(self.threads, False)
         while self.trees:  # a tape clears the gradients of all fields that there are
             self.trees.pop().destroy()
         X = self.field(x)
@@ -115,6 +128,7 @@ class OursOnATape:
         loss = ts.SpectralLoss(X, target, ts.STFT(n_fft))
 
         def run() -> None:
+            self.threads.bind(False)
             with ti.ad.Tape(loss.value):
                 loss.compute()
             ti.sync()
@@ -134,9 +148,24 @@ class OursOnATape:
 def measure(runs: list[Callable[[], None]], repeats: int) -> list[dict[str, float]]:
     """Median and spread (half of the range between the quartiles) in seconds of each.
 
-    The runs take turns, so that what disturbs the machine for a while disturbs all of them. Until the warm-up has
-    passed they are not counted.
+    The runs take turns, so that what disturbs the machine for a while disturbs all of them.
     """
+    return [median_of(times) for times in timed(runs, repeats)]
+
+
+def measure_in_rounds(runs: list[Callable[[], None]], repeats: int) -> list[dict[str, float]]:
+    """The same of runs that would disturb each other if they took turns, as threads that wait for work keep a core."""
+    rounds = [[timed([run], -(-repeats // ROUNDS_ON_CPU))[0] for run in runs] for _ in range(ROUNDS_ON_CPU)]
+    return [median_of(np.concatenate(times)) for times in zip(*rounds, strict=True)]
+
+
+def median_of(times: np.ndarray) -> dict[str, float]:
+    low, median, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
+    return dict(seconds=median, spread=(high - low) / 2)
+
+
+def timed(runs: list[Callable[[], None]], repeats: int) -> np.ndarray:
+    """Seconds of each run, in turns, after a warm-up that is not counted  # (runs, repeats)"""
     warm_up = WARM_UP_ON_VULKAN if ti.cfg.arch == ti.vulkan else WARM_UP
     began = time.perf_counter()
     for turn in count():
@@ -150,8 +179,7 @@ def measure(runs: list[Callable[[], None]], repeats: int) -> list[dict[str, floa
             began = time.perf_counter()
             run()
             times[i, repeat] = time.perf_counter() - began
-    quartiles = np.quantile(times, (0.25, 0.5, 0.75), axis=1).T
-    return [dict(seconds=median, spread=(high - low) / 2) for low, median, high in quartiles.tolist()]
+    return times
 
 
 def free_memory(device: str) -> int | None:
@@ -189,18 +217,26 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """Everybody's time for one workload."""
     x, y = signals(n_samples)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    runs = []
     for runner in runners:
         if kind not in runner.kinds:
             continue
+        row = dict(kind=kind, n_fft=n_fft, n_samples=n_samples, name=runner.name)
         try:
             run, memory = prepared(lambda runner=runner: runner.prepare(kind, n_fft, x, y), device)
-            (result,) = measure([run], repeats)
+            if device == "cuda":  # whose memory is for one of them at a time
+                row |= measure([run], repeats)[0] | memory
+            else:
+                run()
+                runs.append(run)
         except Exception as error:  # a peer that runs out of memory is a finding, not the end of the run
             print(f"| {runner.name} | {type(error).__name__}: {str(error).splitlines()[0][:60]} |", flush=True)
             continue
-        rows.append(dict(kind=kind, n_fft=n_fft, n_samples=n_samples, name=runner.name, **result, **memory))
+        rows.append(row)
         del run
+    for row, result in zip(rows, measure_in_rounds(runs, repeats), strict=False):
+        row |= result
     first = f"n_fft {n_fft}, hop {n_fft // 4}, {n_samples} samples"
     print_table(f"{TITLES[kind]}, {first}", rows)
     return rows
@@ -343,7 +379,7 @@ def device_name(arch: str) -> str:
     """What the figures were measured on."""
     if arch == "cpu":
         return f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}"
-    devices = ts.runtime.vulkan_devices()
+    devices = runtime.vulkan_devices()
     return devices[0].name if devices else arch
 
 
@@ -367,11 +403,12 @@ def main() -> None:
     started = first_call(args.arch)
     others = thread_ids()
     ts.init(arch=args.arch, log_level=ti.ERROR)
-    threads = thread_ids() - others if args.arch == "cpu" else set()
+    threads = Threads(thread_ids() - others)
     device = "cpu" if args.arch == "cpu" else "cuda"
     named = args.peers.split(",")
     peers = [peer(device) for name in named if name and name != "auraloss" for peer in PEERS[name]]
-    runners = [Ours(threads), *[Ours(threads, True)] * bool(threads), OursOnATape(threads), *peers]
+    bound = [Ours(threads, True)] if args.arch == "cpu" and threads.ids else []
+    runners = [Ours(threads), *bound, OursOnATape(threads), *peers]
     versions = sorted({runner.version for runner in runners if runner.version})
     title = f"{args.arch}: {device_name(args.arch)}; {', '.join(versions)}; python {platform.python_version()}"
     print(f"{title}\nfloat32, hann, median of {args.repeats} ± half the quartiles' distance")
@@ -383,7 +420,7 @@ def main() -> None:
     for n_samples in lengths[:-1]:
         rows += rows_of("both", 1024, n_samples, runners, args.repeats, device)
     rows += multi_resolution(lengths[-1], runners, args.repeats)
-    bind(threads, False)
+    threads.bind(False)
     rows += lists_of_terms(lengths[-1], max(9, args.repeats), device)
     if "auraloss" in named:
         for n_samples in (2**20,) if args.arch == "cpu" else (2**20, 2**22, 2**24):
