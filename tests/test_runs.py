@@ -7,7 +7,7 @@ import pytest
 import taichi as ti
 
 from taichi_spec import STFT
-from taichi_spec.fft import blocks, lanes
+from taichi_spec.fft import blocks_layout, lanes
 from taichi_spec.fft.runs import AHEAD, BEGINNING, LEAST, MOST, Runs
 from taichi_spec.runtime import MOST_SHARED, VulkanDevice
 
@@ -70,16 +70,16 @@ def test_blocks_of_teams_take_no_round_more(shape, block):
 ])  # fmt: skip
 def test_teams_fill_multiprocessors(n_fft, registers, teams, monkeypatch):
     """By registers where shared memory is plenty, and by shared memory where it is not; GRID where nothing is known."""
-    layout = blocks.choose(STFT(n_fft), ti.f32, "cuda")
-    monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (10, 228 * 1024))
-    assert blocks.teams_at_work(layout, ti.f32, registers, 10**6) == 10 * teams
-    monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (10, 64 * 1024))
+    layout = blocks_layout.choose(STFT(n_fft), ti.f32, "cuda")
+    monkeypatch.setattr("taichi_spec.fft.blocks_layout.cuda_multiprocessors", lambda: (10, 228 * 1024))
+    assert blocks_layout.teams_at_work(layout, ti.f32, registers, 10**6) == 10 * teams
+    monkeypatch.setattr("taichi_spec.fft.blocks_layout.cuda_multiprocessors", lambda: (10, 64 * 1024))
     bytes_of_a_block = 8 * layout.block_cells + 1024
-    assert blocks.teams_at_work(layout, ti.f32, registers, 10**6) == 10 * min(
+    assert blocks_layout.teams_at_work(layout, ti.f32, registers, 10**6) == 10 * min(
         teams, 64 * 1024 // bytes_of_a_block * layout.teams
     )
-    monkeypatch.setattr("taichi_spec.fft.blocks.cuda_multiprocessors", lambda: (0, 0))
-    assert blocks.teams_at_work(layout, ti.f32, registers, 10**6) == blocks.GRID * layout.teams
+    monkeypatch.setattr("taichi_spec.fft.blocks_layout.cuda_multiprocessors", lambda: (0, 0))
+    assert blocks_layout.teams_at_work(layout, ti.f32, registers, 10**6) == blocks_layout.GRID * layout.teams
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_teams_fill_multiprocessors(n_fft, registers, teams, monkeypatch):
 )
 def test_many_teams_where_nothing_is_known_of_the_device(transforms, blocks_at_work):
     """As many more as have whole runs to do."""
-    layout = blocks.choose(STFT(256), ti.f32, "vulkan")
+    layout = blocks_layout.choose(STFT(256), ti.f32, "vulkan")
     assert layout.teams == 4
-    assert blocks.teams_at_work(layout, ti.f32, 255, transforms) == blocks_at_work * layout.teams
+    assert blocks_layout.teams_at_work(layout, ti.f32, 255, transforms) == blocks_at_work * layout.teams
 
 
 @pytest.mark.parametrize("hop_length,block", [(128, 256), (100, 64)])
 def test_frames_that_stray_lie_in_narrow_blocks(hop_length, block):
-    assert blocks.choose(STFT(512, hop_length), ti.f32, "cuda").block == block
+    assert blocks_layout.choose(STFT(512, hop_length), ti.f32, "cuda").block == block
 
 
 def test_a_block_has_the_shared_memory_of_its_device(monkeypatch):
@@ -104,18 +104,18 @@ def test_a_block_has_the_shared_memory_of_its_device(monkeypatch):
         monkeypatch.setattr(
             "taichi_spec.runtime.vulkan_devices", lambda: [VulkanDevice(*device) for device in devices]
         )
-        return blocks.choose(STFT(4096), ti.f32, "vulkan")
+        return blocks_layout.choose(STFT(4096), ti.f32, "vulkan")
 
     little, much = 16 * 1024, 64 * 1024
     assert layout(("discrete", 2, True, little)) is None
     assert 8 * layout(("discrete", 2, True, much), ("software", 4, True, little)).block_cells <= MOST_SHARED
     assert layout(("discrete", 2, True, much), ("discrete", 2, True, little)) is None
-    assert blocks.choose(STFT(4096), ti.f32, "cpu") is None
+    assert blocks_layout.choose(STFT(4096), ti.f32, "cpu") is None
 
 
 def test_a_team_has_no_more_threads_than_most_devices_give_a_block():
-    assert blocks.choose(STFT(4096), ti.f32, "vulkan").threads == blocks.MOST_THREADS
-    assert blocks.choose(STFT(8192), ti.f32, "vulkan") is None
+    assert blocks_layout.choose(STFT(4096), ti.f32, "vulkan").threads == blocks_layout.MOST_THREADS
+    assert blocks_layout.choose(STFT(8192), ti.f32, "vulkan") is None
 
 
 @pytest.mark.parametrize("log2_samples,pack,runs", [

@@ -26,8 +26,7 @@ Functions without a decorator run while Taichi traces the kernel: they take and 
 one per register. Taichi then has values to name instead of variables to track, and compiles several times faster.
 """
 
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from math import prod
 from types import SimpleNamespace
 from typing import Any
@@ -36,180 +35,28 @@ import numpy as np
 import taichi as ti
 from numpy.typing import NDArray
 
-from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, upload, upload_integers
-from taichi_spec.bins import Account, Parts, columns_of, finish_function, quantities_of, transport_parts
-from taichi_spec.fft.blocks_compare import BandPlaces, Room, band_tables, by_stages
+from taichi_spec.arrays import MAX_INDEX, new_array, upload, upload_integers
+from taichi_spec.bins import Account, Parts, columns_of, finish_function
+from taichi_spec.fft.blocks_compare import BandPlaces, band_tables, by_stages
+from taichi_spec.fft.blocks_layout import Layout, choose, goal_width, record_of, runs_of, scratch_of
 from taichi_spec.fft.butterflies import fused_dft
 from taichi_spec.fft.fused import GPUEngine, run_sums
 from taichi_spec.fft.pairs import KNOWN, hold, known, measures_of, power_of_two, two_bins
-from taichi_spec.fft.runs import LEAST, Runs
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.fft.together import four_writer, fours
 from taichi_spec.framing import annotation
 from taichi_spec.launch import Launch
-from taichi_spec.runtime import arch_name, cuda_multiprocessors, shared_bytes
+from taichi_spec.runtime import arch_name
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
 
 MAX_KNOWN = 2**30  # `known` keeps so many bits of an index
-REGISTERS = 65_536  # of a multiprocessor, 32 bits each
 SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
 MARK = 0x7FC0DEAD  # the bits of a number that no signal has
 # Integers at the head of a kernel's table, for each of its passes: 0, which the compiler is not to know; items, samples of an
 # item, frames of an item; the three numbers of `Runs` and the three of `Runs.turns`; of a fixed target, numbers from an
 # item to the next and from a frame; where in `scratch` padded positions begin.
 HEAD = 13
-GRID = 2048  # blocks that are launched at least: more than a large GPU has at work side by side
-MOST_THREADS = 256  # of a team
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How n_fft points lie on threads: `points` a thread, passes of the given radices, `teams` frames side by side.
-
-    Row m is the points that threads have in their registers m. The window may be 0 on all of the first rows and of the
-    last: what is read, windowed, and waits for other frames is `rows` of them, from row `first` on.
-    """
-
-    n_fft: int
-    hop: int
-    points: int
-    first: int
-    rows: int
-    radices: tuple[int, ...]
-    teams: int = 1
-    cuda: bool = False
-    resident: int = 0  # so many of the table's first entries a block keeps in shared memory
-    shuffles: bool = False  # whether threads of a warp compare their peaks without shared memory
-    room: Room | None = None  # what `blocks_compare` needs of shared memory, where it takes part
-
-    @property
-    def threads(self) -> int:
-        """Threads that share a frame."""
-        return self.n_fft // self.points
-
-    @property
-    def block(self) -> int:
-        """Threads that share a block."""
-        return self.threads * self.teams
-
-    @property
-    def most_blocks(self) -> int:
-        """How many blocks are launched. On CUDA it is known how many are at work side by side; see `teams_at_work`."""
-        return GRID if self.cuda else 4 * GRID
-
-    @cached_property
-    def strides(self) -> tuple[int, ...]:
-        """Per pass: the product of the radices before it."""
-        return tuple(prod(self.radices[:p]) for p in range(len(self.radices)))
-
-    @property
-    def span(self) -> int:
-        """Samples of a frame in rows on which the window is not 0."""
-        return self.rows * self.threads
-
-    @property
-    def overlap(self) -> int:
-        """How many of them the next frame sees again."""
-        return max(self.span - self.hop, 0)
-
-    @property
-    def waiting(self) -> int:
-        """Registers of a thread, for each signal, whose sums wait for the next frame's share."""
-        return self.rows - self.hop // self.threads if self.overlap else 0
-
-    @property
-    def stray(self) -> int:
-        """How many threads the next frame is away from where this one lies on them: see `role` in the kernel."""
-        return self.hop % self.threads if self.overlap else 0
-
-    @property
-    def cells(self) -> int:
-        """Shared memory of one team, in complex values."""
-        return self.frame_cells + self.peak_cells
-
-    @property
-    def frame_cells(self) -> int:
-        """Shared memory of a team for what is done to a frame, exchanges or stages, in complex values."""
-        exchange: int = max(self.pad(self.n_fft, p) for p in range(len(self.radices) - 1))
-        if self.room:
-            return max(exchange, self.room.cells)
-        # Of the bins, half and one row meet there.
-        return max(-(-exchange // 2), self.n_fft // 2 + self.threads) if self.by_halves else exchange
-
-    @property
-    def by_halves(self) -> bool:
-        """Whether real and imaginary parts are exchanged one after the other.
-
-        It takes twice as many barriers and half the memory. NVIDIA's Vulkan has some 55 KiB for all blocks of a
-        multiprocessor, a fourth of what CUDA has, and the fewer are at work the slower: at n_fft 1024 three, by halves five.
-        """
-        return not self.cuda and self.room is None
-
-    @property
-    def block_cells(self) -> int:
-        """Shared memory of a block, in complex values."""
-        return self.cells * self.teams + self.resident
-
-    @property
-    def log_pad(self) -> int:
-        """After 2^log_pad values one stays free, so that strided access meets all 32 banks of 4 bytes."""
-        return 5 if self.by_halves else 4
-
-    @property
-    def mirrored(self) -> bool:
-        """Whether a thread has its bins' mirrors too: see `_radices` and, in the kernel, `seconds`."""
-        return 2 * self.radices[0] == 2 * self.radices[-1] == self.points
-
-    def pad(self, i: Any, p: int) -> Any:
-        """Where value i lies in shared memory after pass p. As all sizes are powers of two, pad(i + j) is pad(i) + pad(j).
-
-        Of mirrors, threads side by side take cells that do not begin at a multiple of the banks: wherever they begin, they
-        meet all banks once.
-        """
-        if not self.mirrored:
-            return i + (i >> self.log_pad)
-        if p == 0:
-            return i + ((i >> self.log_pad) & 7) + (i >> self.log_pad + 3 << self.log_pad)
-        return i + 8 * (i >> self.strides[-1].bit_length() - 1)
-
-    @property
-    def group(self) -> int:
-        """Threads that compare their peaks, before the groups do."""
-        return min(self.threads, 32) if self.shuffles else 1 << self.threads.bit_length() // 2
-
-    @property
-    def peak_cells(self) -> int:
-        """Shared memory of a team for peaks of its groups, if it is not a frame's: see `balance`."""
-        groups = self.threads // self.group
-        return 2 * groups if groups > 1 and self.shuffles else 0
-
-    @cached_property
-    def offsets(self) -> tuple[int, ...]:
-        """Per pass: where its twiddles begin in `table`; last, where the window begins."""
-        sizes = [max(1, r // 2) * s for r, s in zip(self.radices[1:], self.strides[1:])]
-        return (0, *(sum(sizes[:p]) for p in range(len(sizes) + 1)))
-
-    @property
-    def entries(self) -> int:
-        """Pairs in `table`."""
-        return self.offsets[-1] + self.n_fft // 2
-
-    def table(self, window: NDArray[Any]) -> NDArray[Any]:
-        """All constants of a frame in pairs, the first of each pair in one row, the second in another: (2, entries).
-
-        For each pass but the first, each entry of its radix and each j < stride: cosine and tangent of a twiddle.
-        Then the window: its samples t + T m and t + T (m + 1) for even m.
-        """
-        pairs = []
-        for r, stride in zip(self.radices[1:], self.strides[1:]):
-            fraction = np.arange(stride) / stride
-            for size in 2 ** np.arange(1, r.bit_length()):
-                for q in range(max(1, size // 4)):
-                    angle = 2 * np.pi * (fraction + q) / size
-                    pairs.append((np.cos(angle), np.tan(angle)))
-        rows = window.reshape(self.points, self.threads)
-        return np.concatenate(pairs + list(zip(rows[0::2], rows[1::2])), axis=1)
 
 
 @cache
@@ -309,6 +156,7 @@ def one_pass(
     COEFFICIENTS = Account.of(terms).coefficients
     write_four = four_writer(dtype, adds)
     N, H, R, T = layout.n_fft, layout.hop, layout.points, layout.threads
+    SETTLERS = layout.least_blocks
     TEAMS, BLOCK, CELLS, OVERLAP = layout.teams, layout.block, layout.cells, layout.overlap
     RADICES, STRIDES, OFFSETS = layout.radices, layout.strides, layout.offsets
     LAST = len(RADICES) - 2  # the pass before the last exchange
@@ -842,7 +690,7 @@ def one_pass(
                 elif ti.static(FOLDS > 0):
                     item = ti.raw_div(piece - seams, FOLDS)
                     fold(gx, gy, scratch, integers, item, t + 128 * (piece - seams - item * FOLDS))
-                piece += GRID
+                piece += SETTLERS
 
     @ti.func
     def between(found: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
@@ -1445,118 +1293,7 @@ def one_pass(
     if stages is not None:
         assert layout.room is not None
         compare = by_stages(N, R, dtype, parts, fixed, gradient, stages, layout.room, places, tools)
-    return SimpleNamespace(threads=threads, walk=walk, settle=settle, settling=128 + GRID * gradient)
-
-
-def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, width: int = 0,
-           columns: int = 1) -> Layout | None:  # fmt: skip
-    """The layout for a power of two from 64 on, or None where a block has too little shared memory for it.
-
-    width: how many numbers a quantity has, by stages. columns: how many sums there are.
-    """
-    n_fft = stft.n_fft
-    if n_fft < 64 or n_fft & (n_fft - 1) or not shared_bytes(arch):
-        return None
-    points = min(16, n_fft // 8)  # with 32 the program would be too long, see above
-    threads = n_fft // points
-    if threads > MOST_THREADS:
-        return None
-    cuda, least = arch == "cuda", max(32, threads)  # no block is smaller than a warp
-    room = None
-    if stages is not None:
-        arrays = len(stages.quantities) if stages.banded else 0
-        room = Room(stft.n_bins, width, arrays, threads, 1 << threads.bit_length() // 2)
-    own = stages is None and columns == 1 and dtype == ti.f32  # for more there are not registers enough
-    # Taichi has a program of blocks of 256 threads fit 128 registers, a smaller one 255. More warps at work make up for
-    # fewer registers where a team is within a warp, and no others have to wait for it; but float64 needs more registers,
-    # and where frames stray it is slower: at 512 and a hop of 100, 2^20 samples took a sixth longer, 2^26 a fortieth.
-    # Else a block is a team: two of them wait for each other, and where one needs 170 registers fewer fit.
-    wide = dtype == ti.f32 and threads <= 32 and stft.hop_length % threads == 0
-    blocks = [256] * (wide and cuda) + [64]
-    for block in [*blocks, least]:
-        shape = Layout(n_fft, stft.hop_length, points, *_rows(stft, threads), _radices(n_fft, points, own),
-                       max(least, block) // threads, cuda, 0, cuda and dtype == ti.f32, room)  # fmt: skip
-        free = shared_bytes(arch) // (2 * itemsize(dtype)) - shape.block_cells
-        if free >= 0:
-            # On Vulkan the window has a better place. And blocks of 128 threads take 0.9 times as long if they have 16 KiB
-            # and not 18: at n_fft 2048 a fourth of the last pass's twiddles is left out.
-            wanted = shape.entries if cuda else shape.offsets[-1]
-            if not cuda and threads == 128 and room is None:
-                wanted = 2**11 - shape.block_cells
-            return replace(shape, resident=min(free, wanted))
-    return None
-
-
-def _rows(stft: STFT, threads: int) -> tuple[int, int]:
-    """The first of the rows of so many points on which the window is not 0, and how many there are from it on.
-
-    No rows are left out that lie in the signal before all others: these samples have a gradient too, if only 0.
-    """
-    used = np.flatnonzero(stft.window_table.reshape(-1, threads).any(axis=1))
-    first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
-    first = min(first, stft.pad // threads)
-    return first, last + 1 - first
-
-
-def _radices(n_fft: int, points: int, mirrors: bool) -> tuple[int, ...]:
-    """The first pass as wide as can be, then as few and as even ones as can be.
-
-    mirrors: whether a thread is to have its bins' mirrors too, where that takes no pass more: two DFTs half as wide in the
-    first pass and in the last, which lie in the way that `seconds` says.
-    """
-    rest, width = (n_fft // points).bit_length() - 1, points.bit_length() - 1
-    count = -(-rest // width)
-    if mirrors and 4 * n_fft == points**3:
-        return points // 2, points, points // 2
-    return (points, *(1 << (rest // count + (i < rest % count)) for i in range(count)))
-
-
-def registers_of(layout: Layout, stft: STFT, terms: tuple[Term, ...], fixed: bool, gradient: bool) -> int:
-    """How many registers a thread has on CUDA, 128, 168 or more: up to these, four or three warps share a fourth of them.
-
-    These are ptxas's choice for compute capability 9.0.
-    """
-    if not layout.shuffles:
-        return 255  # float64
-    if layout.block >= 256:
-        return 128
-    if layout.room is not None:
-        transports = any(transport_parts(terms, quantity) for quantity in quantities_of(terms))
-        if gradient and (transports or (layout.room.arrays and layout.stray)):
-            return 255
-        return 168 if gradient or transports else 128
-    bare = not (fixed or stft.center or layout.stray or layout.mirrored or columns_of(terms)[-1] > 1)
-    return 168 if gradient and not bare else 128
-
-
-def teams_at_work(layout: Layout, dtype: Any, registers: int, transforms: int) -> int:
-    """How many the device has at work side by side: as many as its multiprocessors have registers and shared memory for.
-
-    Where that is not known, many that end soon: when the last ones are at work, much of the device has nothing to do. Of
-    2^27 samples at n_fft 1024, 8,192 blocks took 0.93 times as long on Vulkan as 2,048.
-
-    transforms: how many there are in all.
-    """
-    multiprocessors, shared = cuda_multiprocessors()
-    if not (layout.cuda and multiprocessors):
-        blocks = transforms // (LEAST * layout.teams)
-        return min(max(blocks, GRID), layout.most_blocks) * layout.teams
-    needed = layout.block_cells * 2 * itemsize(dtype) + 1024  # bytes, 1024 of them the driver's
-    # Each of a multiprocessor's four parts has a fourth of the registers, for whole warps.
-    warps = 4 * (REGISTERS // 4 // (32 * registers))
-    blocks = max(1, min(32 * warps // layout.block, shared // needed)) * multiprocessors
-    return min(blocks, GRID) * layout.teams
-
-
-def runs_of(layout: Layout, stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Term, ...],
-            fixed: bool) -> list[Runs]:  # fmt: skip
-    """How the frames of signals (B, T) are shared out among the device's teams, without gradients and with them."""
-    pack = 1 + fixed  # frames that share a transform
-    transforms = -(-stft.n_frames(n_samples) // pack)
-    overlap = -(-layout.overlap // (stft.hop_length * pack))
-    registers = [registers_of(layout, stft, terms, fixed, gradient) for gradient in (False, True)]
-    teams = [teams_at_work(layout, dtype, count, batch * transforms) for count in registers]
-    return [Runs.of(transforms, batch, at_work, overlap, layout.teams) for at_work in teams]
+    return SimpleNamespace(threads=threads, walk=walk, settle=settle, settling=128 + SETTLERS * gradient)
 
 
 def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Term, ...], fixed: Any = None,
@@ -1573,29 +1310,6 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
     _, scratch = scratch_of(layout, stft, batch, both, columns_of(terms)[-1], fixed is not None)
     fits = max(batch * (n_samples + 2 * stft.n_fft), scratch, *reached) <= MAX_INDEX
     return fits and (fixed is None or prod(fixed.shape[:2]) * goal_width(rows, stft.n_bins, stages) <= MAX_KNOWN)
-
-
-def record_of(layout: Layout, sums: int, fixed: bool, gradient: bool) -> int:
-    """How many numbers a run leaves in `scratch`: its sums, then what is left over behind it  # (1 or 2, overlap)"""
-    return sums + layout.overlap * (2 - fixed) * gradient
-
-
-def scratch_of(layout: Layout, stft: STFT, batch: int, both: list[Runs], columns: int, fixed: bool) -> tuple[int, int]:
-    """What passes leave for the end, in one array: where in it padded positions begin, and its size.
-
-    First each run's record  # (B, runs, record), then the gradients at padded positions  # (B, 2, n_fft)
-    """
-    records = [both[gradient].number * record_of(layout, columns, fixed, gradient) for gradient in (False, True)]
-    padded = batch * max(records)
-    return padded, padded + 2 * batch * stft.n_fft * (stft.center and stft.pad_mode == "reflect")
-
-
-def goal_width(rows: int, bins: int, stages: Stages | None) -> int:
-    """How many numbers a frame of a fixed target has."""
-    if stages is None:
-        return bins
-    arrays = len(stages.quantities) if stages.banded else 1
-    return arrays * rows + 2 * bins * stages.needs_phase
 
 
 class BlocksEngine(GPUEngine):
