@@ -39,6 +39,7 @@ from taichi_spec.arrays import MAX_INDEX, new_array, upload, upload_integers
 from taichi_spec.bins import Account, Parts, columns_of, finish_function
 from taichi_spec.fft.blocks_compare import BandPlaces, band_tables, by_stages
 from taichi_spec.fft.blocks_layout import Layout, choose, goal_width, record_of, runs_of, scratch_of
+from taichi_spec.fft.blocks_shared import shared_memory
 from taichi_spec.fft.butterflies import fused_dft
 from taichi_spec.fft.fused import GPUEngine, run_sums
 from taichi_spec.fft.pairs import KNOWN, hold, known, measures_of, power_of_two, two_bins
@@ -188,87 +189,23 @@ def one_pass(
     # The last of a goal's numbers of which a thread may ask for one in time.
     WIDTH = goal_width(layout.room.rows if layout.room else 0, N // 2 + 1, stages)
     CUDA = layout.cuda
-    WARP = CUDA and T <= 32  # a team lies within a warp
     SHUFFLES, GROUP = layout.shuffles, layout.group
     VOTES = SHUFFLES and GROUP == 32  # whether a team fills its warps
     PEAKS = CELLS - layout.peak_cells  # of groups, if shuffled
     LOG_T, LOG_GROUP = T.bit_length() - 1, GROUP.bit_length() - 1
-    pair = ti.types.vector(2, dtype)
     # Where `integers` has what it begins with, once for a pass of the value alone and once for a pass with gradients.
     (ZERO, ITEMS, SAMPLES, ALL_FRAMES, RUNS, LONGS, SHORT, AT_WORK, LONG_TURNS, TURNS, ITEM_STRIDE, FRAME_STRIDE,
      PADDED) = (HEAD * gradient + i for i in range(HEAD))  # fmt: skip
     LENGTHS = places.end
     Bits = ti.i64 if dtype == ti.f64 else ti.i32
-    ENTRIES, WINDOW, RESIDENT = layout.entries, layout.offsets[-1], layout.resident
-    # A cell is a vector on CUDA and two numbers elsewhere: Taichi has no shared vectors there.
-    TOTAL, TABLE = layout.block_cells, CELLS * TEAMS
-    SHARED = (TOTAL, pair) if CUDA else (2 * TOTAL, dtype)
+    ENTRIES, WINDOW = layout.entries, layout.offsets[-1]
+    shared = shared_memory(layout, dtype, AT_ONCE)
+    ARRAY, fill, sync, uniform, nothing = shared.array, shared.fill, shared.sync, shared.uniform, shared.nothing
+    store, fetch, fetch_from, constants = shared.store, shared.fetch, shared.fetch_from, shared.constants
+    store_one, fetch_one = shared.store_one, shared.fetch_one
     HALVES = layout.by_halves
     # Cells before the first row that `spectral` has mirrors in: by halves there is memory for the other ones alone.
     UNUSED = (R // 2 - 1) * T if HALVES else 0
-
-    @ti.func
-    def sync():
-        if ti.static(WARP and BLOCK > 32):
-            ti.simt.warp.sync(ti.u32(0xFFFFFFFF))
-        else:
-            ti.simt.block.sync()
-
-    @ti.func
-    def uniform(condition):
-        """A condition that all threads of a team share, told to the compiler where a team fills warps."""
-        if ti.static(CUDA and T >= 32):
-            return ti.simt.warp.all_nonzero(ti.u32(0xFFFFFFFF), ti.cast(condition, ti.i32)) != 0
-        else:
-            return condition
-
-    @ti.func
-    def nothing(t: ti.template(), p: ti.template()):
-        """0, as LLVM knows and Taichi does not: another one for each p of 0, 1, 2.
-
-        Taichi takes shared memory for the thread's own and would reuse what it read there a pass before.
-        """
-        return t >> ti.static(29 + p)  # t < 2^29
-
-    @ti.func
-    def store(sm: ti.template(), at: ti.template(), a: ti.template(), b: ti.template()):
-        if ti.static(CUDA):
-            sm[at] = ti.Vector([a, b])
-        else:
-            sm[2 * at] = a
-            sm[2 * at + 1] = b
-
-    @ti.func
-    def fetch(sm: ti.template(), at: ti.template()):
-        if ti.static(CUDA):
-            value = sm[at]
-            return value[0], value[1]
-        else:
-            return sm[2 * at], sm[2 * at + 1]
-
-    @ti.func
-    def fetch_from(sm: ti.template(), base: ti.template(), away: ti.template()):
-        """Cell base + away, of many that have one base. Counted from that cell as numbers, which lie one behind the other,
-        they have one address; LLVM would find that too, but not before it has decided what to inline."""
-        if ti.static(CUDA):
-            return sm[base][ti.static(2 * away)], sm[base][ti.static(2 * away + 1)]
-        else:
-            return sm[2 * base + ti.static(2 * away)], sm[2 * base + ti.static(2 * away + 1)]
-
-    @ti.func
-    def store_one(sm: ti.template(), at: ti.template(), a: ti.template()):
-        """Of numbers: on CUDA a cell for each, elsewhere two of them."""
-        if ti.static(CUDA):
-            store(sm, at, a, a)
-        else:
-            sm[at] = a
-
-    @ti.func
-    def fetch_one(sm: ti.template(), at: ti.template()):
-        if ti.static(CUDA):
-            return sm[at][0]
-        else:
-            return sm[at]
 
     @ti.func
     def cell(x: ti.template(), b: ti.template(), at: ti.template()):
@@ -350,26 +287,6 @@ def one_pass(
                 for s in ti.static(range(len(gs))):
                     values[s] = scratch[at + ti.static(2 * PAD * s)]
         return values
-
-    @ti.func
-    def entry(table: ti.template(), at: ti.template()):
-        """A pair of the table in memory."""
-        return table[at], table[at + ENTRIES]
-
-    @ti.func
-    def constants(
-        sm: ti.template(), table: ti.template(), base: ti.template(), away: ti.template(), end: ti.template()
-    ):
-        """Pair base + away of the table, each thread's own. end: behind all of theirs."""
-        if ti.static(end <= RESIDENT):
-            return fetch_from(sm, base, ti.static(away + TABLE))
-        else:
-            return entry(table, base + away)
-
-    def entries_at(table, n):
-        """Entries that a thread puts into shared memory, all asked for before any is awaited; the last one for none."""
-        places = [hold(ti.min(n + BLOCK * e, RESIDENT - 1)) for e in range(AT_ONCE)]
-        return [(at, *map(hold, entry(table, at))) for at in places]
 
     def windowed_rows(values):
         """Those of a frame's registers on which the window is not 0."""
@@ -580,18 +497,12 @@ def one_pass(
              integers: ti.template(), scratch: ti.template(), account: ti.template()):  # fmt: skip
         """Thread i's share of all runs of frames that its team takes."""
         zero = integers[ZERO]
-        sm = ti.simt.block.SharedArray((SHARED[0],), SHARED[1])
+        sm = ti.simt.block.SharedArray((ARRAY[0],), ARRAY[1])
         t = ((i & ti.static(T - 1)) + zero) & KNOWN
         which = (i & ti.static(BLOCK - 1)) >> LOG_T
         team = which * CELLS
         turn = i >> LOG_T
-        if ti.static(RESIDENT):
-            n = i & ti.static(BLOCK - 1)
-            while n < RESIDENT + zero:  # + 0, as in load_frames
-                for at, first, second in ti.static(entries_at(table, n)):
-                    store(sm, TABLE + at, first, second)
-                n += ti.static(AT_ONCE * BLOCK)
-            ti.simt.block.sync()
+        fill(sm, i, table, zero)
         kept = ti.static(kept_window(sm, table, t))
         level = [ti.cast(1, dtype)]  # near which both parts' peaks were last
         while turn - which < integers[TURNS]:
