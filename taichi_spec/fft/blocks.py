@@ -37,12 +37,14 @@ from numpy.typing import NDArray
 
 from taichi_spec.arrays import MAX_INDEX, new_array, upload, upload_integers
 from taichi_spec.bins import Account, Parts, columns_of, finish_function
+from taichi_spec.fft.blocks_bins import whole_bins
 from taichi_spec.fft.blocks_compare import BandPlaces, band_tables, by_stages
 from taichi_spec.fft.blocks_layout import Layout, choose, goal_width, record_of, runs_of, scratch_of
+from taichi_spec.fft.blocks_levels import levels
 from taichi_spec.fft.blocks_shared import shared_memory
-from taichi_spec.fft.butterflies import fused_dft
+from taichi_spec.fft.blocks_transform import transforms
 from taichi_spec.fft.fused import GPUEngine, run_sums
-from taichi_spec.fft.pairs import KNOWN, hold, known, measures_of, power_of_two, two_bins
+from taichi_spec.fft.pairs import KNOWN, hold, power_of_two
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.fft.together import four_writer, fours
 from taichi_spec.framing import annotation
@@ -152,16 +154,13 @@ def one_pass(
     wanted = tuple(part for part in parts if BY_STAGES or part not in before)  # by stages all are summed again
     C, SUMS = len(parts), len(wanted)
     RECORD = record_of(layout, SUMS, fixed, gradient)
-    measures, powers = measures_of(parts, fixed, dtype, tuple(map(parts.index, wanted))), power_of_two(dtype)
     finish, add_runs = finish_function(terms, dtype, Account.of(terms)), run_sums(wanted, RECORD, dtype)
     COEFFICIENTS = Account.of(terms).coefficients
     write_four = four_writer(dtype, adds)
     N, H, R, T = layout.n_fft, layout.hop, layout.points, layout.threads
     SETTLERS = layout.least_blocks
     TEAMS, BLOCK, CELLS, OVERLAP = layout.teams, layout.block, layout.cells, layout.overlap
-    RADICES, STRIDES, OFFSETS = layout.radices, layout.strides, layout.offsets
-    LAST = len(RADICES) - 2  # the pass before the last exchange
-    pad, MIRRORED = layout.pad, layout.mirrored
+    pad, LAST = layout.pad, len(layout.radices) - 2  # the pass before the last exchange
     FIRST, ROWS, SPAN = layout.first, layout.rows, layout.span
     PAD = 0 if edges == "none" else N // 2
     LEFT = PAD - FIRST * T  # how far before the signal the first frame begins, without the window's zeros
@@ -171,28 +170,19 @@ def one_pass(
     # A transform takes so many rows of a signal, of which the next one has so many too; whether a thread keeps those.
     HELD, SHARED_ROWS = ROWS + SHIFT * (FRAMES - 1), ROWS - SHIFT
     SLIDES = not layout.cuda and not BY_STAGES and layout.waiting > 0 and layout.stray == 0
-    # Pairs of bins at work at once: as many as there are registers for, and LLVM still inlines.
-    PAIRS = 4 if C <= 3 and not fixed else 2
-    if C == 1:
-        PAIRS = R // 2 if N < 2048 else 4
-    PAIRS = max(1, PAIRS >> (fixed and STRAY > 0) >> (C > 1 and N >= 4096))
-    # Likewise, entries of the table that a thread asks for before it puts any into shared memory.
+    # Entries of the table that a thread asks for before it puts any into shared memory, as LLVM still inlines them.
     AT_ONCE = (2 if N <= 1024 else 1) if gradient or fixed else max(1, min(8, -(-layout.resident // BLOCK)))
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(ROWS, -(-H // T))  # rows of which some are finished with their frame
     WHOLE = min(ROWS, H // T)  # rows of which all are
     TWO_ROWS = [(m, min(m + 1, ROWS - 1)) for m in range(0, ROWS, 2)]
-    HALF = R // 2
     PIECES = max(1, -(-OVERLAP // 128))  # blocks that share what a run left over
     FOLDS = -(-2 * PAD // 128) if edges == "reflect" else 0  # blocks that share an item's mirrored samples
     NEAR = SECTOR[dtype]
     # The last of a goal's numbers of which a thread may ask for one in time.
     WIDTH = goal_width(layout.room.rows if layout.room else 0, N // 2 + 1, stages)
     CUDA = layout.cuda
-    SHUFFLES, GROUP = layout.shuffles, layout.group
-    VOTES = SHUFFLES and GROUP == 32  # whether a team fills its warps
-    PEAKS = CELLS - layout.peak_cells  # of groups, if shuffled
-    LOG_T, LOG_GROUP = T.bit_length() - 1, GROUP.bit_length() - 1
+    LOG_T = T.bit_length() - 1
     # Where `integers` has what it begins with, once for a pass of the value alone and once for a pass with gradients.
     (ZERO, ITEMS, SAMPLES, ALL_FRAMES, RUNS, LONGS, SHORT, AT_WORK, LONG_TURNS, TURNS, ITEM_STRIDE, FRAME_STRIDE,
      PADDED) = (HEAD * gradient + i for i in range(HEAD))  # fmt: skip
@@ -200,12 +190,14 @@ def one_pass(
     Bits = ti.i64 if dtype == ti.f64 else ti.i32
     ENTRIES, WINDOW = layout.entries, layout.offsets[-1]
     shared = shared_memory(layout, dtype, AT_ONCE)
-    ARRAY, fill, sync, uniform, nothing = shared.array, shared.fill, shared.sync, shared.uniform, shared.nothing
-    store, fetch, fetch_from, constants = shared.store, shared.fetch, shared.fetch_from, shared.constants
-    store_one, fetch_one = shared.store_one, shared.fetch_one
+    ARRAY, fill, sync, uniform, constants = shared.array, shared.fill, shared.sync, shared.uniform, shared.constants
+    store, fetch, store_one, fetch_one = shared.store, shared.fetch, shared.store_one, shared.fetch_one
+    balance = levels(layout, dtype, fixed, shared)
+    of_frames = transforms(layout, dtype, shared)
+    transform, seconds = of_frames.transform, of_frames.seconds
+    of_bins = whole_bins(layout, dtype, parts, wanted, fixed, gradient, shared, of_frames.mirror_of)
+    spectral, rows = of_bins.spectral, of_bins.rows
     HALVES = layout.by_halves
-    # Cells before the first row that `spectral` has mirrors in: by halves there is memory for the other ones alone.
-    UNUSED = (R // 2 - 1) * T if HALVES else 0
 
     @ti.func
     def cell(x: ti.template(), b: ti.template(), at: ti.template()):
@@ -291,201 +283,6 @@ def one_pass(
     def windowed_rows(values):
         """Those of a frame's registers on which the window is not 0."""
         return values[FIRST : FIRST + ROWS]
-
-    def peak_of(values):
-        """The largest magnitude among this thread's values."""
-        peak = magnitude(values[0])
-        for value in values[1:]:
-            peak = hold(ti.max(peak, magnitude(value)))
-        return peak
-
-    def magnitude(value):
-        """|value|. On CUDA `abs` is a function, which counts for ten instructions when LLVM decides what to inline."""
-        zero = ti.cast(0, dtype)
-        return hold(ti.select(value > zero, value, zero - value) if CUDA else abs(value))
-
-    def difference_of(first, second):
-        """Bits that are 0 if two lists of values are the same."""
-        found = ti.cast(0, Bits)
-        for a, b in zip(first, second):
-            found = hold(found | (ti.bit_cast(a, Bits) ^ ti.bit_cast(b, Bits)))
-        return found
-
-    @ti.func
-    def vote(condition, bit: ti.template()):
-        """The bit, if the condition holds for any thread of the warp."""
-        return ti.simt.warp.any_nonzero(ti.u32(0xFFFFFFFF), ti.cast(condition, ti.i32)) * ti.static(bit)
-
-    @ti.func
-    def near(x: ti.template(), y: ti.template(), level: ti.template()):
-        """Whether both peaks of the team lie from level / 4 to 4 level, and its two parts surely are not the same.
-
-        x and y: this thread's peaks. Votes take a third of the time that finding the peaks does. Whatever the level, the
-        answer is only a shorter way to the same: peaks no farther apart than a factor of 16, neither of them extreme. Each
-        warp has to find that in its own points, which asks for more, but a block agrees on it in one barrier.
-        """
-        most, least = level * 4, level * ti.cast(0.25, dtype)
-        votes = vote(x > most or y > most, 1) | vote(x >= least, 2) | vote(y >= least, 4)
-        if ti.static(not fixed):
-            votes = votes | vote(x != y, 8)
-        both = votes == ti.static(6 if fixed else 14)
-        if ti.static(GROUP < T):
-            both = ti.simt.block.sync_all_nonzero(ti.cast(both, ti.i32)) != 0
-        return uniform(both)
-
-    @ti.func
-    def team_peaks(x: ti.template(), y: ti.template(), d: ti.template(), sm: ti.template(), team: ti.template(),
-                   t: ti.template(), zero: ti.template()):  # fmt: skip
-        """The largest of x and of y in the team, and 1 if any d is not 0: among GROUP neighbours, then all groups.
-
-        What is not shuffled is listed where the frame's values are to be exchanged.
-        """
-        a, b, c = x, y, ti.cast(d != 0, dtype)
-        if ti.static(SHUFFLES):  # magnitudes are ordered as their bits are
-            i, j, k = ti.bit_cast(x, ti.i32), ti.bit_cast(y, ti.i32), d
-            s = 1 + zero  # as in load_frames
-            while s < GROUP:
-                i = ti.max(i, ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), i, s))
-                j = ti.max(j, ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), j, s))
-                if ti.static(not fixed and GROUP < 32):  # a vote is among all of a warp
-                    k = k | ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), k, s)
-                s = 2 * s
-            if ti.static(not fixed and GROUP == 32):
-                k = vote(k != 0, 1)
-            a, b, c = ti.bit_cast(i, ti.f32), ti.bit_cast(j, ti.f32), ti.cast(k != 0, dtype)
-        else:
-            sync()  # until all threads have read the last exchange
-            a, b, c = shared_peaks(a, b, c, sm, team, t, True, t & ti.static(-GROUP), ti.static(GROUP))
-        if ti.static(GROUP < T):
-            groups = team + ti.static(PEAKS if SHUFFLES else 2 * T)
-            a, b, c = shared_peaks(a, b, c, sm, groups, t >> LOG_GROUP, t & ti.static(GROUP - 1) == 0, 0,
-                                   ti.static(T // GROUP))  # fmt: skip
-        return a, b, c
-
-    @ti.func
-    def shared_peaks(a: ti.template(), b: ti.template(), c: ti.template(), sm: ti.template(), base: ti.template(),
-                     mine: ti.template(), writes: ti.template(), first: ti.template(),
-                     count: ti.template()):  # fmt: skip
-        """The largest among entries `first` ... `first + count - 1` of a list in shared memory, this thread's at `mine`."""
-        if writes:
-            store(sm, base + 2 * mine, a, b)
-            if ti.static(not fixed):
-                store(sm, base + 2 * mine + 1, c, c)
-        sync()
-        x, y, d = a, b, c
-        for e in ti.static(range(count)):
-            p, q = fetch(sm, base + 2 * (first + e))
-            x, y = ti.max(x, p), ti.max(y, q)
-            if ti.static(not fixed):
-                r, _ = fetch(sm, base + 2 * (first + e) + 1)
-                d = ti.max(d, r)
-        return x, y, d
-
-    @ti.func
-    def balance(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
-                scale: ti.template(), level: ti.template(), zero: ti.template()):  # fmt: skip
-        """Bring both parts to a peak near 1 where they differ much or are extreme.
-
-        scale: half of what undoes it, or 0 for a silent part; 1/2 or 0; whether the parts are equal.
-
-        The louder part's rounding would drown the quieter one, and squares of 1e-20 or 1e18 leave float32's range.
-        A silent part has no spectrum at all: its second factor is 0, so that no rounding is taken for one. Of two
-        equal parts one is dropped, and its spectrum is taken to be the other's, so that their distance is 0.
-        """
-        peaks = ti.static([peak_of(windowed_rows(re)), peak_of(windowed_rows(im))])
-        x, y, d = level[0], level[0], ti.cast(1, dtype)
-        found = False
-        if ti.static(VOTES):
-            found = near(peaks[0], peaks[1], level[0])
-        if not found:
-            different = ti.static([ti.cast(0, Bits) if fixed else difference_of(windowed_rows(re), windowed_rows(im))])
-            x, y, d = team_peaks(peaks[0], peaks[1], different[0], sm, team, t, zero)
-            if ti.static(VOTES):
-                level[0] = ti.min(ti.max(ti.sqrt(x) * ti.sqrt(y), 1e-8), 1e8)
-        low, high = ti.min(x, y), ti.max(x, y)
-        scale[2] = ti.cast(0.5, dtype) * ti.cast(x > 0, dtype)
-        scale[3] = ti.cast(0.5, dtype) * ti.cast(y > 0, dtype)
-        scale[0], scale[1] = scale[2], scale[3]
-        if uniform(low * ti.cast(16, dtype) < high or high > 1e9 or low < 1e-9):
-            up_x, down_x = powers(x)
-            up_y, down_y = powers(y)
-            scale[0], scale[1] = scale[2] * up_x, scale[3] * up_y
-            for m in ti.static(range(FIRST, FIRST + ROWS)):
-                re[m] = re[m] * down_x
-                im[m] = im[m] * down_y
-        if ti.static(not fixed):
-            scale[4] = ti.cast(d == 0, dtype)
-            if uniform(d == 0):
-                for m in ti.static(range(FIRST, FIRST + ROWS)):
-                    im[m] = ti.cast(0, dtype)
-
-    def transform(re, im, sm, team, t, second, table, zero):
-        """The DFT of a frame: points t + T m in, bins t + T m out.
-
-        A pass does n DFTs of r points; the b-th takes registers b, b + n, ... and is number t + T b of its pass, or else
-        what `numbers` says.
-        """
-        values = list(zip(re, im))
-        for p, r in enumerate(RADICES):
-            n, stride = R // r, STRIDES[p]
-            starts, dfts = numbers(t, second, p)
-            lows = [start & (stride - 1) if stride < T else start for start in starts]  # the numbers modulo stride
-            entries = [known(low + zero if stride < T else low) for low in lows]
-            done = []
-            for b, (i, away) in enumerate(dfts):
-                pairs = twiddles(sm, table, entries[i], OFFSETS[p] + away % stride, stride) if p else None
-                done.append(fused_dft(values[b::n], pairs, dtype))
-            if p + 1 == len(RADICES):
-                return [done[m % n][m // n] for m in range(R)]
-            first = 2 * team if HALVES else team
-            bases = [known(first + pad(hold((start - low) * r + low), p)) for start, low in zip(starts, lows)]
-            cells, results = [], [value for bins in done for value in bins]
-            for i, away in dfts:
-                group = away // stride * stride * r + away % stride
-                cells += [(bases[i], pad(group + k * stride, p)) for k in range(r)]
-            starts, _ = numbers(t, second, p + 1)
-            bases, c = [known(first + nothing(t, p) + pad(start, p)) for start in starts], len(starts)
-            own = [(bases[m % c], pad(m // c * c * T, p)) for m in range(R)]
-            values = exchanged(sm, results, cells, own, t, p)
-
-    def exchanged(sm, values, cells, own, t, p):
-        """What is found in cells `own`, (base, away), when all threads have put their values into theirs."""
-        if not HALVES:
-            sync()  # until all threads have read the exchange before this one
-            for value, (base, away) in zip(values, cells):
-                store(sm, base + away, *value)
-            sync()
-            return [fetch_from(sm, base, away) for base, away in own]
-        halves = []
-        for part in (0, 1):
-            sync()
-            for value, (base, away) in zip(values, cells):
-                store_one(sm, base + away, value[part])
-            sync()
-            again = part * nothing(t, p)  # another one for each part
-            halves.append([hold(fetch_one(sm, base + again + away)) for base, away in own])
-        return list(zip(*halves))
-
-    def numbers(t, second, p):
-        """This thread's DFTs in pass p: some numbers, and for each DFT from which of them it is how far away."""
-        if second and p in (0, len(RADICES) - 1):
-            return [t, second[p > 0]], [(0, 0), (1, 0)]
-        return [t], [(0, T * b) for b in range(R // RADICES[p])]
-
-    def seconds(t, way):
-        """Of a thread that has its bins' mirrors: the numbers of its second DFTs in the first pass and in the last.
-
-        Of samples it does t and t + T, which lie side by side. Of bins number j has j + 2 T q for all q, and their mirrors
-        N - j - 2 T q are those of number 2 T - j: a thread does t and 2 T - t. Numbers 0 and T have their own mirrors, and
-        thread 0 does both.
-        """
-        if not MIRRORED:
-            return None
-        beside, across = hold(t + T), hold(mirror_of(t))
-        return hold(ti.select(way == 0, beside, across)), hold(ti.select(way == 0, across, beside))
-
-    def mirror_of(t):
-        return ti.select(t == 0, T, 2 * T - t)
 
     @ti.func
     def threads(integers: ti.template()):
@@ -946,158 +743,6 @@ def one_pass(
                 value = sample(other, b, at)
         return ti.bit_cast(value, Bits)
 
-    @ti.func
-    def spectral(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
-                 t: ti.template(), row: ti.template(), f: ti.template(), frames: ti.template(), y: ti.template(),
-                 item_stride: ti.template(), frame_stride: ti.template(), scale: ti.template(),
-                 factors: ti.template(), zero: ti.template()):  # fmt: skip
-        """Distance of every bin; re and im become the gradients' spectrum, exchanged for the way back.
-
-        Bin k and its mirror N - k are compared together.
-        """
-        sums = [ti.cast(0, dtype) for _ in ti.static(range(SUMS))]
-        row0, row1 = rows(row, f, frames, item_stride, frame_stride)
-        goals = ti.static(goals_of(y, row0, row1, t, f + 1 < frames, factors, scale))
-        if ti.static(MIRRORED):
-            compare_own(sums, re, im, t, goals, scale)
-        else:
-            compare_lent(sums, re, im, sm, team, t, goals, scale, zero)
-        return sums
-
-    @ti.func
-    def compare_lent(sums: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
-                     t: ti.template(), goals: ti.template(), scale: ti.template(), zero: ti.template()):  # fmt: skip
-        """By the thread that holds k < N / 2 in its first registers.
-
-        It finds the mirror in shared memory, in row m of which lie, from right to left, the threads' registers m >= R / 2.
-        Those of thread 0 lie one row above: then all mirrors of register m lie in row R - 1 - m, from left to right.
-        Bin 0, its own mirror, joins them there; bin N / 2 is left over, for thread 0 to do alone.
-        """
-        lend_mirrors(re, im, sm, team, t)
-        for group in range(ti.static(HALF // PAIRS) + zero):  # + 0, as in load_frames
-            first = group * ti.static(PAIRS)
-            mirrors = (team + t + ti.static((R - PAIRS) * T - UNUSED) - first * T) & KNOWN
-            own_bins = ti.static(list(zip(re, im))[:PAIRS])
-            alone = (t | first) == 0
-            measured = ti.static([goals[0](first * T + T * m) for m in range(PAIRS)])
-            found, low, high = ti.static(distances(own_bins, seen(sm, mirrors), alone, measured, scale))
-            add(sums, found)
-            for m in ti.static(range(HALF - PAIRS)):  # the next ones take their place; after all groups each is back
-                re[m] = re[m + PAIRS]
-                im[m] = im[m + PAIRS]
-            if ti.static(gradient):
-                for m in ti.static(range(PAIRS)):
-                    re[HALF - PAIRS + m], im[HALF - PAIRS + m] = ti.static(low)[m]
-                    store(sm, mirrors + ti.static((PAIRS - 1 - m) * T), *ti.static(high)[m])
-        if t == 0:
-            middle = team + ti.static((HALF - 1) * T - UNUSED)
-            bins = ti.static([fetch(sm, middle)])
-            found, low, _ = ti.static(distances(bins, bins, True, [goals[0](T * HALF)], scale))
-            add(sums, found)
-            if ti.static(gradient):
-                store(sm, middle, *ti.static(low)[0])
-        if ti.static(gradient):
-            sync()
-            take_mirrors(re, im, sm, team, t)
-
-    @ti.func
-    def compare_own(sums: ti.template(), re: ti.template(), im: ti.template(), t: ti.template(), goals: ti.template(),
-                    scale: ti.template()):  # fmt: skip
-        """By a thread that has its bins' mirrors itself, see `seconds`: no shared memory, all pairs at once.
-
-        Thread 0 has bin N / 2 in the middle, and bins and mirrors in other registers than the others.
-        """
-        bins = ti.static(list(zip(re, im)))
-        middle = [re[HALF], im[HALF]]
-        measured = ti.static([goals[m % len(goals)](T * m) for m in range(HALF)])
-        found, low, high = ti.static(distances(bins[:HALF], turned_over(bins, t), t == 0, measured, scale))
-        add(sums, found)
-        if t == 0:
-            found, central, _ = ti.static(distances([middle], [middle], True, [goals[0](T * HALF)], scale))
-            add(sums, found)
-            middle[0], middle[1] = ti.static(central)[0]
-        if ti.static(gradient):
-            done = ti.static(low + turned_back(high, middle, t))
-            for m in ti.static(range(R)):
-                re[m], im[m] = ti.static(done)[m]
-
-    @ti.func
-    def add(sums: ti.template(), found: ti.template()):
-        for j in ti.static(range(SUMS)):
-            sums[j] += found[j]
-
-    def turned_over(bins, t):
-        """The mirrors of this thread's first bins, in their order."""
-        return [chosen_of(t == 0, bins[(R - m) % R], bins[R - 1 - m]) for m in range(HALF)]
-
-    def turned_back(mirrors, middle, t):
-        """This thread's last bins, in their order, of which one of thread 0 is in the middle."""
-        above = [*mirrors[1:], middle]
-        return [chosen_of(t == 0, above[m], mirrors[m]) for m in reversed(range(HALF))]
-
-    def chosen_of(condition, one, other):
-        """One of two complex numbers."""
-        return tuple(hold(ti.select(condition, a, b)) for a, b in zip(one, other))
-
-    def goals_of(y, row0, row1, t, second, factors, scale):
-        """What measures this thread's first bins: `measures` of the first one, or two that take turns."""
-        starts = [t, mirror_of(t) - T] if fixed and MIRRORED else [t]
-        return [measures(y, known(row0 + start), known(row1 + start), second, factors, scale) for start in starts]
-
-    def seen(sm, mirrors):
-        """The bins that others have left for this thread, the last one's mirror in cell `mirrors`."""
-        return [fetch_from(sm, mirrors, T * m) for m in reversed(range(PAIRS))]
-
-    @ti.func
-    def lend_mirrors(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template()):
-        """Registers m >= R / 2 go to shared memory, where other threads find them: see `spectral`."""
-        at = mirror_cells(team, t)
-        sync()  # as in transform
-        for m in ti.static(range(HALF)):
-            store(sm, at + ti.static(T * m), re[HALF + m], im[HALF + m])
-        if t == 0:
-            store(sm, team + ti.static((R - 1) * T - UNUSED), re[0], im[0])
-        sync()
-
-    @ti.func
-    def take_mirrors(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template()):
-        """And what others have left there comes back."""
-        at = mirror_cells(team, t + nothing(t, 2))
-        for m in ti.static(range(HALF)):
-            re[HALF + m], im[HALF + m] = fetch_from(sm, at, ti.static(T * m))
-
-    @ti.func
-    def mirror_cells(team: ti.template(), t):
-        """Where the first of them lies."""
-        return (team + ti.static(HALF * T - UNUSED) + ti.select(t == 0, -T, T - t)) & KNOWN
-
-    @ti.func
-    def rows(row: ti.template(), f: ti.template(), frames: ti.template(), item_stride: ti.template(),
-             frame_stride: ti.template()):  # fmt: skip
-        """Where the target's magnitudes of frames f and f + 1 begin; of the last one, if there are no more."""
-        item = row * item_stride
-        return item + ti.min(f, frames - 1) * frame_stride, item + ti.min(f + 1, frames - 1) * frame_stride
-
-    def distances(bins, mirrors, alone, measure, scale):
-        """The sums of distances in pairs of bins, and the gradients' bins and their mirrors, exchanged for the way back.
-
-        alone: whether the first bin is its own mirror.
-        """
-        totals, lows, highs = None, [], []
-        for m, (z, mirror) in enumerate(zip(bins, mirrors)):
-            found, low, high = two_bins(z, mirror, measure[m], scale, fixed, dtype)
-            if gradient and m == 0:
-                low, high = [[hold(ti.select(alone, 2 * v, v)) for v in both_parts] for both_parts in (low, high)]
-            lows.append(low[::-1])
-            highs.append(high[::-1])
-            totals = found if totals is None else [hold(s + v) for s, v in zip(totals, found)]
-        return totals, lows, highs
-
-    def twiddles(sm, table, j, offset, stride):
-        """A function from a radix's entry to its twiddle."""
-        own = min(stride, T)  # threads' entries
-        return lambda e: constants(sm, table, j, offset + e * stride, offset + e * stride + own)
-
     def window(kept, sm, table, t):
         """The window at points t + T m of its rows: what is kept of it, or else the table's."""
         if kept:
@@ -1198,8 +843,8 @@ def one_pass(
                 put(gs, scratch, integers, b, start + frame * H + n, length, whole, nothing)
                 n += T
 
-    tools = SimpleNamespace(store=store, fetch=fetch, sync=sync, power_of_two=powers,
-                            lend_mirrors=lend_mirrors, take_mirrors=take_mirrors)  # fmt: skip
+    tools = SimpleNamespace(store=store, fetch=fetch, sync=sync, power_of_two=power_of_two(dtype),
+                            lend_mirrors=of_bins.lend_mirrors, take_mirrors=of_bins.take_mirrors)  # fmt: skip
     compare: Any = None
     if stages is not None:
         assert layout.room is not None

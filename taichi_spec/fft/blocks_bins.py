@@ -1,0 +1,189 @@
+"""What is done to a frame's bins between its two transforms, where the loss is a sum over whole bins.
+
+Bin k and its mirror N - k are compared together, by the thread that holds k < N / 2 in its first registers. It finds the
+mirror in shared memory, or has it itself.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import taichi as ti
+
+from taichi_spec.bins import Parts
+from taichi_spec.fft.blocks_layout import Layout
+from taichi_spec.fft.pairs import KNOWN, hold, known, measures_of, two_bins
+
+
+def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: bool, gradient: bool,
+               shared: SimpleNamespace, mirror_of: Any) -> SimpleNamespace:  # fmt: skip
+    """The functions `spectral`, `rows`, and those that send mirrors to and fro.
+
+    Args:
+        layout: which bins a thread holds.
+        dtype, parts, fixed, gradient: as `blocks.one_pass` takes them.
+        wanted: which parts are summed.
+        shared: functions of `shared_memory`.
+        mirror_of: of `transforms`.
+    """
+    C, SUMS = len(parts), len(wanted)
+    N, R, T, HALF = layout.n_fft, layout.points, layout.threads, layout.points // 2
+    MIRRORED = layout.mirrored
+    # Pairs of bins at work at once: as many as there are registers for, and LLVM still inlines.
+    PAIRS = 4 if C <= 3 and not fixed else 2
+    if C == 1:
+        PAIRS = HALF if N < 2048 else 4
+    PAIRS = max(1, PAIRS >> (fixed and gradient and layout.stray > 0) >> (C > 1 and N >= 4096))
+    # Cells before the first row that `spectral` has mirrors in: by halves there is memory for the other ones alone.
+    UNUSED = (HALF - 1) * T if layout.by_halves else 0
+    measures = measures_of(parts, fixed, dtype, tuple(map(parts.index, wanted)))
+    sync, nothing, store, fetch, fetch_from = (
+        shared.sync, shared.nothing, shared.store, shared.fetch, shared.fetch_from)  # fmt: skip
+
+    @ti.func
+    def spectral(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
+                 t: ti.template(), row: ti.template(), f: ti.template(), frames: ti.template(), y: ti.template(),
+                 item_stride: ti.template(), frame_stride: ti.template(), scale: ti.template(),
+                 factors: ti.template(), zero: ti.template()):  # fmt: skip
+        """Distance of every bin; re and im become the gradients' spectrum, exchanged for the way back.
+
+        Bin k and its mirror N - k are compared together.
+        """
+        sums = [ti.cast(0, dtype) for _ in ti.static(range(SUMS))]
+        row0, row1 = rows(row, f, frames, item_stride, frame_stride)
+        goals = ti.static(goals_of(y, row0, row1, t, f + 1 < frames, factors, scale))
+        if ti.static(MIRRORED):
+            compare_own(sums, re, im, t, goals, scale)
+        else:
+            compare_lent(sums, re, im, sm, team, t, goals, scale, zero)
+        return sums
+
+    @ti.func
+    def compare_lent(sums: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
+                     t: ti.template(), goals: ti.template(), scale: ti.template(), zero: ti.template()):  # fmt: skip
+        """By the thread that holds k < N / 2 in its first registers.
+
+        It finds the mirror in shared memory, in row m of which lie, from right to left, the threads' registers m >= R / 2.
+        Those of thread 0 lie one row above: then all mirrors of register m lie in row R - 1 - m, from left to right.
+        Bin 0, its own mirror, joins them there; bin N / 2 is left over, for thread 0 to do alone.
+        """
+        lend_mirrors(re, im, sm, team, t)
+        for group in range(ti.static(HALF // PAIRS) + zero):  # + 0, as in load_frames
+            first = group * ti.static(PAIRS)
+            mirrors = (team + t + ti.static((R - PAIRS) * T - UNUSED) - first * T) & KNOWN
+            own_bins = ti.static(list(zip(re, im))[:PAIRS])
+            alone = (t | first) == 0
+            measured = ti.static([goals[0](first * T + T * m) for m in range(PAIRS)])
+            found, low, high = ti.static(distances(own_bins, seen(sm, mirrors), alone, measured, scale))
+            add(sums, found)
+            for m in ti.static(range(HALF - PAIRS)):  # the next ones take their place; after all groups each is back
+                re[m] = re[m + PAIRS]
+                im[m] = im[m + PAIRS]
+            if ti.static(gradient):
+                for m in ti.static(range(PAIRS)):
+                    re[HALF - PAIRS + m], im[HALF - PAIRS + m] = ti.static(low)[m]
+                    store(sm, mirrors + ti.static((PAIRS - 1 - m) * T), *ti.static(high)[m])
+        if t == 0:
+            middle = team + ti.static((HALF - 1) * T - UNUSED)
+            bins = ti.static([fetch(sm, middle)])
+            found, low, _ = ti.static(distances(bins, bins, True, [goals[0](T * HALF)], scale))
+            add(sums, found)
+            if ti.static(gradient):
+                store(sm, middle, *ti.static(low)[0])
+        if ti.static(gradient):
+            sync()
+            take_mirrors(re, im, sm, team, t)
+
+    @ti.func
+    def compare_own(sums: ti.template(), re: ti.template(), im: ti.template(), t: ti.template(), goals: ti.template(),
+                    scale: ti.template()):  # fmt: skip
+        """By a thread that has its bins' mirrors itself, see `seconds`: no shared memory, all pairs at once.
+
+        Thread 0 has bin N / 2 in the middle, and bins and mirrors in other registers than the others.
+        """
+        bins = ti.static(list(zip(re, im)))
+        middle = [re[HALF], im[HALF]]
+        measured = ti.static([goals[m % len(goals)](T * m) for m in range(HALF)])
+        found, low, high = ti.static(distances(bins[:HALF], turned_over(bins, t), t == 0, measured, scale))
+        add(sums, found)
+        if t == 0:
+            found, central, _ = ti.static(distances([middle], [middle], True, [goals[0](T * HALF)], scale))
+            add(sums, found)
+            middle[0], middle[1] = ti.static(central)[0]
+        if ti.static(gradient):
+            done = ti.static(low + turned_back(high, middle, t))
+            for m in ti.static(range(R)):
+                re[m], im[m] = ti.static(done)[m]
+
+    @ti.func
+    def add(sums: ti.template(), found: ti.template()):
+        for j in ti.static(range(SUMS)):
+            sums[j] += found[j]
+
+    def turned_over(bins, t):
+        """The mirrors of this thread's first bins, in their order."""
+        return [chosen_of(t == 0, bins[(R - m) % R], bins[R - 1 - m]) for m in range(HALF)]
+
+    def turned_back(mirrors, middle, t):
+        """This thread's last bins, in their order, of which one of thread 0 is in the middle."""
+        above = [*mirrors[1:], middle]
+        return [chosen_of(t == 0, above[m], mirrors[m]) for m in reversed(range(HALF))]
+
+    def chosen_of(condition, one, other):
+        """One of two complex numbers."""
+        return tuple(hold(ti.select(condition, a, b)) for a, b in zip(one, other))
+
+    def goals_of(y, row0, row1, t, second, factors, scale):
+        """What measures this thread's first bins: `measures` of the first one, or two that take turns."""
+        starts = [t, mirror_of(t) - T] if fixed and MIRRORED else [t]
+        return [measures(y, known(row0 + start), known(row1 + start), second, factors, scale) for start in starts]
+
+    def seen(sm, mirrors):
+        """The bins that others have left for this thread, the last one's mirror in cell `mirrors`."""
+        return [fetch_from(sm, mirrors, T * m) for m in reversed(range(PAIRS))]
+
+    @ti.func
+    def lend_mirrors(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template()):
+        """Registers m >= R / 2 go to shared memory, where other threads find them: see `spectral`."""
+        at = mirror_cells(team, t)
+        sync()  # as in transform
+        for m in ti.static(range(HALF)):
+            store(sm, at + ti.static(T * m), re[HALF + m], im[HALF + m])
+        if t == 0:
+            store(sm, team + ti.static((R - 1) * T - UNUSED), re[0], im[0])
+        sync()
+
+    @ti.func
+    def take_mirrors(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template()):
+        """And what others have left there comes back."""
+        at = mirror_cells(team, t + nothing(t, 2))
+        for m in ti.static(range(HALF)):
+            re[HALF + m], im[HALF + m] = fetch_from(sm, at, ti.static(T * m))
+
+    @ti.func
+    def mirror_cells(team: ti.template(), t):
+        """Where the first of them lies."""
+        return (team + ti.static(HALF * T - UNUSED) + ti.select(t == 0, -T, T - t)) & KNOWN
+
+    @ti.func
+    def rows(row: ti.template(), f: ti.template(), frames: ti.template(), item_stride: ti.template(),
+             frame_stride: ti.template()):  # fmt: skip
+        """Where the target's magnitudes of frames f and f + 1 begin; of the last one, if there are no more."""
+        item = row * item_stride
+        return item + ti.min(f, frames - 1) * frame_stride, item + ti.min(f + 1, frames - 1) * frame_stride
+
+    def distances(bins, mirrors, alone, measure, scale):
+        """The sums of distances in pairs of bins, and the gradients' bins and their mirrors, exchanged for the way back.
+
+        alone: whether the first bin is its own mirror.
+        """
+        totals, lows, highs = None, [], []
+        for m, (z, mirror) in enumerate(zip(bins, mirrors)):
+            found, low, high = two_bins(z, mirror, measure[m], scale, fixed, dtype)
+            if gradient and m == 0:
+                low, high = [[hold(ti.select(alone, 2 * v, v)) for v in both_parts] for both_parts in (low, high)]
+            lows.append(low[::-1])
+            highs.append(high[::-1])
+            totals = found if totals is None else [hold(s + v) for s, v in zip(totals, found)]
+        return totals, lows, highs
+
+    return SimpleNamespace(spectral=spectral, rows=rows, lend_mirrors=lend_mirrors, take_mirrors=take_mirrors)
