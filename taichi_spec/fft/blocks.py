@@ -4,12 +4,16 @@ A team of threads walks a run of neighbouring frames. Each thread holds `points`
 window, transform, distance per bin, transform back, window. Frames overlap-add in registers, and a sample's gradient is
 written once, when the run has passed it. Only the tail that a run shares with the next goes through `scratch`.
 
-The transform is Stockham's: every pass holds points t, t + T, t + 2T, ... of the frame (of T threads this one is t),
-does its small DFTs in registers, and scatters the results through shared memory so that the last pass leaves bin t + T m in
-register m. The way back is the same code with real and imaginary parts exchanged: a loop runs one body twice. Between the
-two, the bins meet their mirrors in shared memory, in a loop over pairs of them. At n_fft 1024 the passes are such that a
-thread has its bins' mirrors itself: three barriers and an eighth of what goes through shared memory less. Where that is
-scarce, real parts go through it before imaginary parts.
+Here is a team's walk, with what reads samples and writes gradients. The rest of it:
+
+    blocks_layout       how frames lie on threads, and how many teams share out all frames
+    blocks_shared       a block's shared memory
+    blocks_levels       both parts of a transform brought to one level
+    blocks_transform    the transform; the way back is the same code with real and imaginary parts exchanged: a loop runs one
+                        body twice
+    blocks_bins         between the two, where the loss is a sum over whole bins
+    blocks_compare      between the two, where it is not
+    blocks_seams        where runs meet each other and the signal's edges
 
 On CUDA a thread's program has to stay below some 3,200 LLVM instructions, or LLVM no longer inlines it into the kernel, and
 every access to memory becomes twice as long: hence the loops whose bounds have a `zero` that the compiler cannot see. An
@@ -36,14 +40,15 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import MAX_INDEX, new_array, upload, upload_integers
-from taichi_spec.bins import Account, Parts, columns_of, finish_function
+from taichi_spec.bins import Account, Parts, columns_of
 from taichi_spec.fft.blocks_bins import whole_bins
 from taichi_spec.fft.blocks_compare import BandPlaces, band_tables, by_stages
-from taichi_spec.fft.blocks_layout import Layout, choose, goal_width, record_of, runs_of, scratch_of
+from taichi_spec.fft.blocks_layout import Head, Layout, choose, goal_width, record_of, runs_of, scratch_of
 from taichi_spec.fft.blocks_levels import levels
+from taichi_spec.fft.blocks_seams import seams
 from taichi_spec.fft.blocks_shared import shared_memory
 from taichi_spec.fft.blocks_transform import transforms
-from taichi_spec.fft.fused import GPUEngine, run_sums
+from taichi_spec.fft.fused import GPUEngine
 from taichi_spec.fft.pairs import KNOWN, hold, power_of_two
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.fft.together import four_writer, fours
@@ -56,10 +61,6 @@ from taichi_spec.terms import Term
 MAX_KNOWN = 2**30  # `known` keeps so many bits of an index
 SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
 MARK = 0x7FC0DEAD  # the bits of a number that no signal has
-# Integers at the head of a kernel's table, for each of its passes: 0, which the compiler is not to know; items, samples of an
-# item, frames of an item; the three numbers of `Runs` and the three of `Runs.turns`; of a fixed target, numbers from an
-# item to the next and from a frame; where in `scratch` padded positions begin.
-HEAD = 13
 
 
 @cache
@@ -154,12 +155,10 @@ def one_pass(
     wanted = tuple(part for part in parts if BY_STAGES or part not in before)  # by stages all are summed again
     C, SUMS = len(parts), len(wanted)
     RECORD = record_of(layout, SUMS, fixed, gradient)
-    finish, add_runs = finish_function(terms, dtype, Account.of(terms)), run_sums(wanted, RECORD, dtype)
     COEFFICIENTS = Account.of(terms).coefficients
     write_four = four_writer(dtype, adds)
     N, H, R, T = layout.n_fft, layout.hop, layout.points, layout.threads
-    SETTLERS = layout.least_blocks
-    TEAMS, BLOCK, CELLS, OVERLAP = layout.teams, layout.block, layout.cells, layout.overlap
+    BLOCK, CELLS, OVERLAP = layout.block, layout.cells, layout.overlap
     pad, LAST = layout.pad, len(layout.radices) - 2  # the pass before the last exchange
     FIRST, ROWS, SPAN = layout.first, layout.rows, layout.span
     PAD = 0 if edges == "none" else N // 2
@@ -176,17 +175,12 @@ def one_pass(
     EMIT = min(ROWS, -(-H // T))  # rows of which some are finished with their frame
     WHOLE = min(ROWS, H // T)  # rows of which all are
     TWO_ROWS = [(m, min(m + 1, ROWS - 1)) for m in range(0, ROWS, 2)]
-    PIECES = max(1, -(-OVERLAP // 128))  # blocks that share what a run left over
-    FOLDS = -(-2 * PAD // 128) if edges == "reflect" else 0  # blocks that share an item's mirrored samples
     NEAR = SECTOR[dtype]
     # The last of a goal's numbers of which a thread may ask for one in time.
     WIDTH = goal_width(layout.room.rows if layout.room else 0, N // 2 + 1, stages)
     CUDA = layout.cuda
     LOG_T = T.bit_length() - 1
-    # Where `integers` has what it begins with, once for a pass of the value alone and once for a pass with gradients.
-    (ZERO, ITEMS, SAMPLES, ALL_FRAMES, RUNS, LONGS, SHORT, AT_WORK, LONG_TURNS, TURNS, ITEM_STRIDE, FRAME_STRIDE,
-     PADDED) = (HEAD * gradient + i for i in range(HEAD))  # fmt: skip
-    LENGTHS = places.end
+    HEAD, LENGTHS = Head.of(gradient), places.end
     Bits = ti.i64 if dtype == ti.f64 else ti.i32
     ENTRIES, WINDOW = layout.entries, layout.offsets[-1]
     shared = shared_memory(layout, dtype, AT_ONCE)
@@ -197,6 +191,8 @@ def one_pass(
     transform, seconds = of_frames.transform, of_frames.seconds
     of_bins = whole_bins(layout, dtype, parts, wanted, fixed, gradient, shared, of_frames.mirror_of)
     spectral, rows = of_bins.spectral, of_bins.rows
+    ends = seams(layout, dtype, terms, wanted, fixed, gradient, totals, edges, cut, adds, LENGTHS)
+    run_at, begin, source, put = ends.run_at, ends.begin, ends.source, ends.put
     HALVES = layout.by_halves
 
     @ti.func
@@ -217,69 +213,6 @@ def one_pass(
         else:
             return x[b, s]
 
-    @ti.func
-    def source(s, length):
-        """The sample that stands at s, which may lie outside the signal; -1 for none."""
-        if ti.static(edges == "reflect"):
-            s = ti.select(s < 0, -s, s)
-            s = ti.select(s >= length and s < length + PAD, 2 * (length - 1) - s, s)
-        return ti.select(s < length, s, -1)
-
-    @ti.func
-    def outside(p, length):
-        """Which of an item's padded positions p is, if it is outside the signal; -1 if none."""
-        q = -1
-        if ti.static(edges == "reflect"):
-            q = ti.select(p < 0, p + PAD, p - length + PAD)
-            q = ti.select(q < 2 * PAD, q, -1)
-        return q
-
-    @ti.func
-    def padded_at(integers: ti.template(), b, q):
-        """Where in `scratch` the gradient of x lies at padded position q of item b; that of y is 2 PAD further on."""
-        return integers[PADDED] + b * ti.static(4 * PAD) + q
-
-    @ti.func
-    def put(gs: ti.template(), scratch: ti.template(), integers: ti.template(), b, p, length, whole,
-            values: ti.template()):  # fmt: skip
-        """Write gradients at position p of item b; reflected positions outside the signal go to `scratch`."""
-        if 0 <= p < length:
-            for s in ti.static(range(len(gs))):
-                if ti.static(adds):
-                    gs[s][b, p] = gs[s][b, p] + values[s]
-                else:
-                    gs[s][b, p] = values[s]
-        else:
-            clear(gs, b, p, length, whole)
-            q = outside(p, length)
-            if q >= 0:
-                at = padded_at(integers, b, q)
-                for s in ti.static(range(len(gs))):
-                    scratch[at + ti.static(2 * PAD * s)] = values[s]
-
-    @ti.func
-    def clear(gs: ti.template(), b, p, length, whole):
-        """An item that is cut has no gradient from there on to its `whole` length."""
-        if ti.static(cut and not adds):  # noqa: SIM102  one is known when the kernel is compiled
-            if length <= p < whole:
-                for s in ti.static(range(len(gs))):
-                    gs[s][b, p] = 0
-
-    @ti.func
-    def taken(gs: ti.template(), scratch: ti.template(), integers: ti.template(), b, p, length):
-        """What `put` wrote there, of both signals."""
-        values = ti.Vector.zero(dtype, 2)
-        if 0 <= p < length:
-            for s in ti.static(range(len(gs))):
-                values[s] = gs[s][b, p]
-        else:
-            q = outside(p, length)
-            if q >= 0:
-                at = padded_at(integers, b, q)
-                for s in ti.static(range(len(gs))):
-                    values[s] = scratch[at + ti.static(2 * PAD * s)]
-        return values
-
     def windowed_rows(values):
         """Those of a frame's registers on which the window is not 0."""
         return values[FIRST : FIRST + ROWS]
@@ -287,13 +220,13 @@ def one_pass(
     @ti.func
     def threads(integers: ti.template()):
         """How many threads have a run at all."""
-        return integers[AT_WORK] * T
+        return integers[HEAD.at_work] * T
 
     @ti.func
     def walk(i, x: ti.template(), y: ti.template(), gx: ti.template(), gy: ti.template(), table: ti.template(),
              integers: ti.template(), scratch: ti.template(), account: ti.template()):  # fmt: skip
         """Thread i's share of all runs of frames that its team takes."""
-        zero = integers[ZERO]
+        zero = integers[HEAD.zero]
         sm = ti.simt.block.SharedArray((ARRAY[0],), ARRAY[1])
         t = ((i & ti.static(T - 1)) + zero) & KNOWN
         which = (i & ti.static(BLOCK - 1)) >> LOG_T
@@ -302,11 +235,11 @@ def one_pass(
         fill(sm, i, table, zero)
         kept = ti.static(kept_window(sm, table, t))
         level = [ti.cast(1, dtype)]  # near which both parts' peaks were last
-        while turn - which < integers[TURNS]:
+        while turn - which < integers[HEAD.turns]:
             # Read anew for each run: what a loop over frames does not need is not to wait in registers.
             b, c, exists = run_at(integers, turn)
-            whole, frames = integers[SAMPLES], integers[ALL_FRAMES]
-            item_stride, frame_stride = integers[ITEM_STRIDE], integers[FRAME_STRIDE]
+            whole, frames = integers[HEAD.samples], integers[HEAD.frames]
+            item_stride, frame_stride = integers[HEAD.item_stride], integers[HEAD.frame_stride]
             length = whole
             if ti.static(cut):
                 length, frames = integers[LENGTHS + 2 * b], integers[LENGTHS + 1 + 2 * b]
@@ -320,7 +253,7 @@ def one_pass(
             held = False  # whether they are the ones that the next transform needs
             ahead = [ti.cast(0, Bits) for _ in ti.static(range(2 * FRAMES - 1))]  # what was asked for in time
             f = begin(integers, c) * FRAMES
-            end = f + (integers[SHORT] + (c < integers[LONGS])) * FRAMES
+            end = f + (integers[HEAD.short] + (c < integers[HEAD.longs])) * FRAMES
             while f < end:
                 live = f < frames and exists
                 start = f * H - LEFT
@@ -364,41 +297,13 @@ def one_pass(
                                  length, whole, inside, exists, zero)  # fmt: skip
                 f += FRAMES
             b, c, exists = run_at(integers, turn)  # found again, for the same reason
-            run = b * integers[RUNS] + c
+            run = b * integers[HEAD.runs] + c
             if ti.static(KEEP > 0):
                 after = role_at(end * H - LEFT, t, zero)
                 leave_tail(scratch, wait, after, run, exists, integers)
             add_team(found, scratch, run * RECORD, sm, team, t, exists, integers)
             sync()
-            turn += integers[AT_WORK]
-
-    @ti.func
-    def settle(i, gx: ti.template(), gy: ti.template(), integers: ti.template(), scratch: ti.template(),
-               account: ti.template(), total: ti.template()):  # fmt: skip
-        """What is to be done when all runs have ended."""
-        # On CUDA all passes must ask for the same: Taichi takes the first pass's array for the others' too.
-        shared = ti.simt.block.SharedArray((ti.static(128 * columns_of(terms)[-1]),), dtype)
-        t = i & 127
-        b = i >> 7
-        items, runs = integers[ITEMS], integers[RUNS]
-        if b < 128:
-            while b < items:
-                add_runs(scratch, account, shared, b, runs, t)
-                if t == 0:
-                    item = finish(account, account, account, account, b)
-                    if ti.static(totals):
-                        total[b] = (total[b] if ti.static(adds) else 0) + item
-                b += 128
-        elif ti.static(gradient):
-            piece, seams = b - 128, items * runs * PIECES
-            while piece < seams + items * FOLDS:
-                if piece < seams:
-                    run = ti.raw_div(piece, PIECES)
-                    add_left_over(gx, gy, scratch, integers, run, t + 128 * (piece - run * PIECES))
-                elif ti.static(FOLDS > 0):
-                    item = ti.raw_div(piece - seams, FOLDS)
-                    fold(gx, gy, scratch, integers, item, t + 128 * (piece - seams - item * FOLDS))
-                piece += SETTLERS
+            turn += integers[HEAD.at_work]
 
     @ti.func
     def between(found: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
@@ -489,7 +394,7 @@ def one_pass(
     def leave_tail(scratch: ti.template(), wait: ti.template(), role, run: ti.template(),
                    exists: ti.template(), integers: ti.template()):  # fmt: skip
         """What still waits at the end of a run is its tail. role: in the next frame, if there were one."""
-        again = integers[ZERO]  # as in load_frames
+        again = integers[HEAD.zero]  # as in load_frames
         first = (role + again) & KNOWN  # as in `known`
         for m in range(KEEP + again):
             n = first + T * m
@@ -509,7 +414,7 @@ def one_pass(
         sync()
         for j in ti.static(range(SUMS)):
             store_one(sm, mine + ti.static(T * j), values[j])
-        again = integers[ZERO]  # as in load_frames
+        again = integers[HEAD.zero]  # as in load_frames
         s = T // 2 + again
         while s > 0:
             sync()
@@ -523,129 +428,6 @@ def one_pass(
         while j < SUMS and writes:
             scratch[first + j] = fetch_one(sm, mine - t + T * j)
             j += T
-
-    @ti.func
-    def length_of(integers: ti.template(), b):
-        """Samples of item b."""
-        length = integers[SAMPLES]
-        if ti.static(cut):
-            length = integers[LENGTHS + 2 * b]
-        return length
-
-    @ti.func
-    def add_left_over(gx: ti.template(), gy: ti.template(), scratch: ti.template(), integers: ti.template(), run,
-                      t):  # fmt: skip
-        """What `run` and runs before it left over behind it, by 128 PIECES threads t; zeros where no frame is.
-
-        But for samples that are mirrored: `fold` does all of those.
-        """
-        runs, whole = integers[RUNS], integers[SAMPLES]
-        b = ti.raw_div(run, runs)
-        c = run - b * runs + 1
-        length = length_of(integers, b)
-        gs = ti.static([gx] if fixed else [gx, gy])
-        start = begin(integers, c) * ti.static(FRAMES * H) - LEFT
-        count = ti.min((begin(integers, c + 1) - begin(integers, c)) * ti.static(FRAMES * H), OVERLAP)
-        if c == runs:
-            count = ti.max(whole - start, 0)
-        n = t
-        while n < count:
-            p = start + n
-            if 0 <= p < length:
-                if not is_mirrored(p, length):
-                    values = gradients_behind(gs, scratch, integers, b, c, n, p, length)
-                    for s in ti.static(range(len(gs))):
-                        gs[s][b, p] = values[s]
-            else:
-                clear(gs, b, p, length, whole)
-            n += ti.static(128 * PIECES)
-
-    @ti.func
-    def is_mirrored(s, length):
-        """Whether the padding has a mirror image of sample s."""
-        if ti.static(FOLDS > 0):
-            return 1 <= s <= PAD or length - 1 - PAD <= s < length - 1
-        else:
-            return False
-
-    @ti.func
-    def fold(gx: ti.template(), gy: ti.template(), scratch: ti.template(), integers: ti.template(), b, j):
-        """Finishes the j-th of an item's mirrored samples, those at the left edge first, and adds its images' gradients."""
-        length = length_of(integers, b)
-        gs = ti.static([gx] if fixed else [gx, gy])
-        s = j + 1 if j < PAD else length - 1 - 2 * PAD + j
-        if j < PAD or (j < ti.static(2 * PAD) and (s < 1 or s > PAD)):  # each sample once
-            values = gradients_at(gs, scratch, integers, b, s, length)
-            if 1 <= s <= ti.static(min(PAD, LEFT)):  # frames' rows reach so far
-                values += gradients_at(gs, scratch, integers, b, -s, length)
-            if length - 1 - PAD <= s < length - 1:
-                values += gradients_at(gs, scratch, integers, b, 2 * (length - 1) - s, length)
-            for k in ti.static(range(len(gs))):
-                gs[k][b, s] = values[k]
-
-    @ti.func
-    def gradients_at(gs: ti.template(), scratch: ti.template(), integers: ti.template(), b, p, length):
-        """All that frames have at position p of item b, mirror images left out."""
-        short, longs = integers[SHORT], integers[LONGS]
-        f = ti.raw_div(p + LEFT, ti.static(FRAMES * H))
-        c = ti.raw_div(f, short + 1)
-        if f >= longs * (short + 1):
-            c = ti.min(ti.raw_div(f - longs, short), integers[RUNS])
-        n = p + LEFT - begin(integers, c) * ti.static(FRAMES * H)
-        return gradients_behind(gs, scratch, integers, b, c, n, p, length)
-
-    @ti.func
-    def gradients_behind(gs: ti.template(), scratch: ti.template(), integers: ti.template(), b, c, n, p, length):
-        """The same, n samples behind the beginning of run c: what that run wrote, if it is one, and runs before it left."""
-        values = ti.Vector.zero(dtype, 2)
-        if c < integers[RUNS] or (adds and 0 <= p < length):
-            values = taken(gs, scratch, integers, b, p, length)
-        if c > 0 and n < OVERLAP:
-            values += left_over(scratch, integers, b * integers[RUNS] + c - 1, c - 1, n)
-        return values
-
-    @ti.func
-    def begin(integers: ti.template(), c):
-        """The transforms of an item before its run c: `Runs.begin`."""
-        return c * integers[SHORT] + ti.min(c, integers[LONGS])
-
-    @ti.func
-    def run_at(integers: ti.template(), turn):
-        """The item and the run of it that a team takes in its turn, and whether there is one.
-
-        Where a block has several teams, the long runs of all items come first, and a block has runs of one length: its
-        teams stay side by side. One of them may have no run: it reads, but writes nothing.
-        """
-        items, runs, longs = integers[ITEMS], integers[RUNS], integers[LONGS]
-        if ti.static(TEAMS == 1):
-            b = ti.raw_div(turn, runs)
-            return b, turn - b * runs, True
-        else:
-            is_long = turn < integers[LONG_TURNS]
-            among = ti.select(is_long, longs, runs - longs)
-            k = turn - ti.select(is_long, 0, integers[LONG_TURNS])
-            b = ti.raw_div(k, among)
-            c = k - b * among + ti.select(is_long, 0, longs)
-            return ti.min(b, items - 1), c, b < items
-
-    @ti.func
-    def tail(scratch: ti.template(), run, n):
-        """What a run left over n samples behind it, of both signals."""
-        at = run * RECORD + n
-        return ti.Vector([scratch[at + SUMS], 0 if ti.static(fixed) else scratch[at + ti.static(SUMS + OVERLAP)]])
-
-    @ti.func
-    def left_over(scratch: ti.template(), integers: ti.template(), run, c, n):
-        """The tails of an item's run c and of runs before it, where they meet n samples behind the run."""
-        sums = tail(scratch, run, n)
-        behind = begin(integers, c + 1)
-        d = 1
-        at = n + (behind - begin(integers, c)) * ti.static(FRAMES * H)
-        while d <= c and at < OVERLAP:
-            sums += tail(scratch, run - d, at)
-            d += 1
-            at = n + (behind - begin(integers, c + 1 - d)) * ti.static(FRAMES * H)
-        return sums
 
     @ti.func
     def load_frames(re: ti.template(), im: ti.template(), samples: ti.template(), held: ti.template(),
@@ -676,7 +458,7 @@ def one_pass(
                     im[FIRST + m] = ti.static(weights)[m] * cell(other, b, at + ti.static(T * m + LATER))
         else:
             held = False
-            again = integers[ZERO]
+            again = integers[HEAD.zero]
             for m in range(ROWS + again):  # + 0 keeps LLVM from unrolling it
                 n = t + again + T * m
                 first, second = ti.cast(0, dtype), ti.cast(0, dtype)
@@ -698,7 +480,7 @@ def one_pass(
     def take_all(samples: ti.template(), signals: ti.template(), b: ti.template(), at: ti.template(),
                  integers: ti.template()):  # fmt: skip
         """All samples of a transform, from `at` on."""
-        for m in range(HELD + integers[ZERO]):  # + 0, as in load_frames
+        for m in range(HELD + integers[HEAD.zero]):  # + 0, as in load_frames
             for s in ti.static(range(len(signals))):
                 for k in ti.static(range(s * HELD, (s + 1) * HELD - 1)):
                     samples[k] = samples[k + 1]
@@ -821,7 +603,7 @@ def one_pass(
         for e in ti.static(range(2)):
             for m in ti.static(range(EMIT)):
                 left[e * EMIT + m] = lists[e][m]
-        again = integers[ZERO]  # as in load_frames
+        again = integers[HEAD.zero]  # as in load_frames
         for m in range(EMIT * FRAMES + again):
             n, base = t + again + T * m, start
             if ti.static(fixed):  # noqa: SIM102  one is known when the kernel is compiled
@@ -849,7 +631,7 @@ def one_pass(
     if stages is not None:
         assert layout.room is not None
         compare = by_stages(N, R, dtype, parts, fixed, gradient, stages, layout.room, places, tools)
-    return SimpleNamespace(threads=threads, walk=walk, settle=settle, settling=128 + SETTLERS * gradient)
+    return SimpleNamespace(threads=threads, walk=walk, settle=ends.settle, settling=ends.settling)
 
 
 def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Term, ...], fixed: Any = None,
@@ -906,7 +688,7 @@ class BlocksEngine(GPUEngine):
         strides = self._keep_goal(None if fixed is None else goal_of(fixed, bands, bin_weights, stages))
         table = layout.table(stft.window_table).ravel()
         gains = np.ones(stft.n_bins) if bin_weights is None else np.abs(bin_weights)  # (K,)
-        self.places, numbers, integers = band_tables(bands, gains, len(table), 2 * HEAD)
+        self.places, numbers, integers = band_tables(bands, gains, len(table), 2 * len(Head._fields))
         self.table = upload(np.concatenate([table, numbers]), dtype)
         self.cut = lengths is not None
         items = [(length, stft.n_frames(length)) for length in lengths or ()]  # (B, 2)

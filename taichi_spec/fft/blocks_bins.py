@@ -67,7 +67,7 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
         Bin 0, its own mirror, joins them there; bin N / 2 is left over, for thread 0 to do alone.
         """
         lend_mirrors(re, im, sm, team, t)
-        for group in range(ti.static(HALF // PAIRS) + zero):  # + 0, as in load_frames
+        for group in range(ti.static(HALF // PAIRS) + zero):  # + 0, see `blocks`
             first = group * ti.static(PAIRS)
             mirrors = (team + t + ti.static((R - PAIRS) * T - UNUSED) - first * T) & KNOWN
             own_bins = ti.static(list(zip(re, im))[:PAIRS])
@@ -96,7 +96,7 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
     @ti.func
     def compare_own(sums: ti.template(), re: ti.template(), im: ti.template(), t: ti.template(), goals: ti.template(),
                     scale: ti.template()):  # fmt: skip
-        """By a thread that has its bins' mirrors itself, see `seconds`: no shared memory, all pairs at once.
+        """By a thread that has its bins' mirrors itself, see `transforms`: no shared memory, all pairs at once.
 
         Thread 0 has bin N / 2 in the middle, and bins and mirrors in other registers than the others.
         """
@@ -145,7 +145,7 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
     def lend_mirrors(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template()):
         """Registers m >= R / 2 go to shared memory, where other threads find them: see `spectral`."""
         at = mirror_cells(team, t)
-        sync()  # as in transform
+        sync()  # until all threads have read the last exchange
         for m in ti.static(range(HALF)):
             store(sm, at + ti.static(T * m), re[HALF + m], im[HALF + m])
         if t == 0:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import taichi as ti
@@ -85,7 +85,7 @@ class Layout:
 
     @property
     def stray(self) -> int:
-        """How many threads the next frame is away from where this one lies on them: see `role` in the kernel."""
+        """How many threads the next frame is away from where this one lies on them: see `blocks`, role_at."""
         return self.hop % self.threads if self.overlap else 0
 
     @property
@@ -123,7 +123,7 @@ class Layout:
 
     @property
     def mirrored(self) -> bool:
-        """Whether a thread has its bins' mirrors too: see `_radices` and, in the kernel, `seconds`."""
+        """Whether a thread has its bins' mirrors too: see `_radices` and `blocks_transform`."""
         return 2 * self.radices[0] == 2 * self.radices[-1] == self.points
 
     def pad(self, i: Any, p: int) -> Any:
@@ -145,7 +145,7 @@ class Layout:
 
     @property
     def peak_cells(self) -> int:
-        """Shared memory of a team for peaks of its groups, if it is not a frame's: see `balance`."""
+        """Shared memory of a team for peaks of its groups, if it is not a frame's: see `blocks_levels`."""
         groups = self.threads // self.group
         return 2 * groups if groups > 1 and self.shuffles else 0
 
@@ -175,6 +175,39 @@ class Layout:
                     pairs.append((np.cos(angle), np.tan(angle)))
         rows = window.reshape(self.points, self.threads)
         return np.concatenate(pairs + list(zip(rows[0::2], rows[1::2])), axis=1)
+
+
+class Head(NamedTuple):
+    """Where a kernel's table of integers has what a pass begins with; a pass of the value alone comes first.
+
+    Attributes:
+        zero: 0, which the compiler is not to know.
+        items, samples, frames: how many; samples and frames of an item.
+        runs, longs, short: of `Runs`.
+        at_work, long_turns, turns: of `Runs.turns`.
+        item_stride, frame_stride: numbers of a fixed target from one item and frame to the next.
+        padded: where in `scratch` padded positions begin.
+    """
+
+    zero: int
+    items: int
+    samples: int
+    frames: int
+    runs: int
+    longs: int
+    short: int
+    at_work: int
+    long_turns: int
+    turns: int
+    item_stride: int
+    frame_stride: int
+    padded: int
+
+    @staticmethod
+    def of(gradient: bool) -> "Head":
+        """Of a pass with gradients or of one without."""
+        count = len(Head._fields)
+        return Head(*range(count * gradient, count * (gradient + 1)))
 
 
 def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, width: int = 0,

@@ -86,7 +86,7 @@ def levels(layout: Layout, dtype: Any, fixed: bool, shared: SimpleNamespace) -> 
         a, b, c = x, y, ti.cast(d != 0, dtype)
         if ti.static(SHUFFLES):  # magnitudes are ordered as their bits are
             i, j, k = ti.bit_cast(x, ti.i32), ti.bit_cast(y, ti.i32), d
-            s = 1 + zero  # as in load_frames
+            s = 1 + zero  # as in `blocks`
             while s < GROUP:
                 i = ti.max(i, ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), i, s))
                 j = ti.max(j, ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), j, s))

@@ -1,4 +1,9 @@
-"""The transform of a frame that a team's threads hold in registers: Stockham's, its passes through shared memory.
+"""The transform of a frame that a team's threads hold in registers.
+
+It is Stockham's: every pass holds points t, t + T, t + 2T, ... of the frame (of T threads this one is t), does its small
+DFTs in registers, and scatters the results through shared memory so that the last pass leaves bin t + T m in register m. At
+n_fft 1024 the passes are such that a thread has its bins' mirrors itself: three barriers and an eighth of what goes through
+shared memory less. Where that is scarce, real parts go through it before imaginary parts.
 
 These functions run while Taichi traces the kernel: they take and return Python lists of Taichi values, one a register.
 """
