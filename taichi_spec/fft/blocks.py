@@ -213,10 +213,6 @@ def one_pass(
         else:
             return x[b, s]
 
-    def windowed_rows(values):
-        """Those of a frame's registers on which the window is not 0."""
-        return values[FIRST : FIRST + ROWS]
-
     @ti.func
     def threads(integers: ti.template()):
         """How many threads have a run at all."""
@@ -339,7 +335,7 @@ def one_pass(
         if scale[3] == 0:
             for m in ti.static(range(FIRST, FIRST + ROWS)):
                 re[m] = 0
-        values = ti.static(list(zip(windowed_rows(re), windowed_rows(im))))
+        values = ti.static(list(zip(layout.windowed(re), layout.windowed(im))))
         windowed = ti.static(weighted(values, window(kept, sm, table, t)))
         gs = ti.static([gx] if fixed else [gx, gy])
         role = t

@@ -160,6 +160,10 @@ class Layout:
         """Pairs in `table`."""
         return self.offsets[-1] + self.n_fft // 2
 
+    def windowed(self, registers: list[Any]) -> list[Any]:
+        """Those of a thread on whose rows the window is not 0."""
+        return registers[self.first : self.first + self.rows]
+
     def table(self, window: NDArray[Any]) -> NDArray[Any]:
         """All constants of a frame in pairs, the first of each pair in one row, the second in another: (2, entries).
 
@@ -219,7 +223,7 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
     n_fft = stft.n_fft
     if n_fft < 64 or n_fft & (n_fft - 1) or not shared_bytes(arch):
         return None
-    points = min(16, n_fft // 8)  # with 32 the program would be too long, see above
+    points = min(16, n_fft // 8)  # with 32 the program would be too long, see `blocks`
     threads = n_fft // points
     if threads > MOST_THREADS:
         return None

@@ -31,10 +31,6 @@ def levels(layout: Layout, dtype: Any, fixed: bool, shared: SimpleNamespace) -> 
     powers = power_of_two(dtype)
     store, fetch, sync, uniform = shared.store, shared.fetch, shared.sync, shared.uniform
 
-    def windowed_rows(values):
-        """Those of a frame's registers on which the window is not 0."""
-        return values[FIRST : FIRST + ROWS]
-
     def peak_of(values):
         """The largest magnitude among this thread's values."""
         peak = magnitude(values[0])
@@ -135,13 +131,15 @@ def levels(layout: Layout, dtype: Any, fixed: bool, shared: SimpleNamespace) -> 
         A silent part has no spectrum at all: its second factor is 0, so that no rounding is taken for one. Of two
         equal parts one is dropped, and its spectrum is taken to be the other's, so that their distance is 0.
         """
-        peaks = ti.static([peak_of(windowed_rows(re)), peak_of(windowed_rows(im))])
+        peaks = ti.static([peak_of(layout.windowed(re)), peak_of(layout.windowed(im))])
         x, y, d = level[0], level[0], ti.cast(1, dtype)
         found = False
         if ti.static(VOTES):
             found = near(peaks[0], peaks[1], level[0])
         if not found:
-            different = ti.static([ti.cast(0, Bits) if fixed else difference_of(windowed_rows(re), windowed_rows(im))])
+            different = ti.static(
+                [ti.cast(0, Bits) if fixed else difference_of(layout.windowed(re), layout.windowed(im))]
+            )
             x, y, d = team_peaks(peaks[0], peaks[1], different[0], sm, team, t, zero)
             if ti.static(VOTES):
                 level[0] = ti.min(ti.max(ti.sqrt(x) * ti.sqrt(y), 1e-8), 1e8)
