@@ -185,6 +185,11 @@ def shared_bytes(arch: str) -> int:
     return 0
 
 
+def in_software(arch: str) -> bool:
+    """Whether this backend's device is a CPU that poses as a GPU."""
+    return arch == "vulkan" and all(device.is_software for device in _first_devices())
+
+
 class VulkanDevice(NamedTuple):
     """A physical device as Vulkan lists it."""
 

@@ -87,7 +87,7 @@ def gpu_engines(monkeypatch):
     not so few that a thread would loop more often than llvmpipe lets it.
     """
     if not runtime._is_available("cuda"):
-        monkeypatch.setattr("taichi_spec.fft.blocks_layout.GRID", 64)
+        monkeypatch.setattr("taichi_spec.fft.blocks_layout.GRID", 256)
 
 
 def _run_on(arch):

@@ -14,7 +14,7 @@ from taichi_spec.bins import columns_of, quantities_of, transport_parts
 from taichi_spec.fft.blocks_compare import Room
 from taichi_spec.fft.runs import LEAST, Runs
 from taichi_spec.fft.stages import Stages
-from taichi_spec.runtime import cuda_multiprocessors, shared_bytes
+from taichi_spec.runtime import cuda_multiprocessors, in_software, shared_bytes
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
 
@@ -42,6 +42,7 @@ class Layout:
     resident: int = 0  # so many of the table's first entries a block keeps in shared memory
     shuffles: bool = False  # whether threads of a warp compare their peaks without shared memory
     room: Room | None = None  # what `blocks_compare` needs of shared memory, where it takes part
+    most_blocks: int = GRID  # how many blocks are launched: see `teams_at_work`
 
     @property
     def threads(self) -> int:
@@ -57,11 +58,6 @@ class Layout:
     def least_blocks(self) -> int:
         """More than a large GPU has at work side by side."""
         return GRID
-
-    @property
-    def most_blocks(self) -> int:
-        """How many blocks are launched. On CUDA it is known how many are at work side by side; see `teams_at_work`."""
-        return GRID if self.cuda else 4 * GRID
 
     @cached_property
     def strides(self) -> tuple[int, ...]:
@@ -239,9 +235,10 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
     # Else a block is a team: two of them wait for each other, and where one needs 170 registers fewer fit.
     wide = dtype == ti.f32 and threads <= 32 and stft.hop_length % threads == 0
     blocks = [256] * (wide and cuda) + [64]
+    most = GRID if cuda or in_software(arch) else 4 * GRID  # in software each takes its time to start
     for block in [*blocks, least]:
         shape = Layout(n_fft, stft.hop_length, points, *_rows(stft, threads), _radices(n_fft, points, own),
-                       max(least, block) // threads, cuda, 0, cuda and dtype == ti.f32, room)  # fmt: skip
+                       max(least, block) // threads, cuda, 0, cuda and dtype == ti.f32, room, most)  # fmt: skip
         free = shared_bytes(arch) // (2 * itemsize(dtype)) - shape.block_cells
         if free >= 0:
             # On Vulkan the window has a better place. And blocks of 128 threads take 0.9 times as long if they have 16 KiB
@@ -299,7 +296,7 @@ def teams_at_work(layout: Layout, dtype: Any, registers: int, transforms: int) -
     """How many the device has at work side by side: as many as its multiprocessors have registers and shared memory for.
 
     Where that is not known, many that end soon: when the last ones are at work, much of the device has nothing to do. Of
-    2^27 samples at n_fft 1024, 8,192 blocks took 0.93 times as long on Vulkan as 2,048.
+    2^27 samples at n_fft 1024, 8,192 blocks took 0.93 times as long on Vulkan as 2,048. On CUDA it is known.
 
     transforms: how many there are in all.
     """
