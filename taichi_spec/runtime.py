@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import os
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -71,7 +72,8 @@ def bind(threads: set[int], to_one: bool = True) -> None:
     """
     cores = sorted(os.sched_getaffinity(0))
     for i, thread in enumerate(sorted(threads)):
-        os.sched_setaffinity(thread, {cores[i % len(cores)]} if to_one else cores)
+        with suppress(ProcessLookupError):  # one of somebody else's, which has ended meanwhile
+            os.sched_setaffinity(thread, {cores[i % len(cores)]} if to_one else cores)
 
 
 def bounds_checked() -> bool:
