@@ -274,8 +274,8 @@ def fit(target: Sound, seed: int, steps: int) -> Run:
         voice.samples, ts.Target.from_signal(goal), stft=[ts.STFT(n_fft=n) for n in LOSS_SIZES],
         terms=[ts.Magnitude(p=1, weight=20 / largest), ts.LogMagnitude(eps=1e-4 * largest)], reduction="mean",
     )  # fmt: skip
-    adams = {
-        0.003: ts.optim.Adam([voice.knots], betas=(0.9, 0.99)),
+    adams = {  # the pitch's steps are 2 cents at most: with 5, some knots left for good before the levels were found
+        0.001: ts.optim.Adam([voice.knots], betas=(0.9, 0.99)),
         0.15: ts.optim.Adam([voice.log_levels, voice.log_gains], betas=(0.9, 0.99)),
     }
     voice.run()
