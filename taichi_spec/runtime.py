@@ -47,9 +47,9 @@ def init(arch: str = "auto", *, bind_threads: bool = False, **options: Any) -> s
     name = _best_arch() if arch == "auto" else arch
     if not _is_available(name):
         raise RuntimeError(f"arch={name!r} is not available on this machine; use arch='auto' or arch='cpu'")
-    if bind_threads and not hasattr(os, "sched_setaffinity"):
+    others = thread_ids()
+    if bind_threads and not others:
         raise RuntimeError("bind_threads=True needs Linux: this system does not bind threads to cores")
-    others = thread_ids() if bind_threads else set()
     ti.init(arch=ARCHS[name], enable_fallback=False, **options)
     if bind_threads:
         bind(thread_ids() - others)
@@ -60,8 +60,9 @@ def init(arch: str = "auto", *, bind_threads: bool = False, **options: Any) -> s
 
 
 def thread_ids() -> set[int]:
-    """Of this process, under Linux."""
-    return set(map(int, os.listdir("/proc/self/task")))
+    """Of this process; none where they cannot be bound to cores."""
+    tasks = "/proc/self/task"
+    return set(map(int, os.listdir(tasks))) if hasattr(os, "sched_setaffinity") and os.path.isdir(tasks) else set()
 
 
 def bind(threads: set[int], to_one: bool = True) -> None:
@@ -188,8 +189,8 @@ def shared_bytes(arch: str) -> int:
 
 
 def in_software(arch: str) -> bool:
-    """Whether this backend's device is a CPU that poses as a GPU."""
-    return arch == "vulkan" and all(device.is_software for device in _first_devices())
+    """Whether this backend's device may be a CPU that poses as a GPU."""
+    return arch == "vulkan" and any(device.is_software for device in _first_devices())
 
 
 class VulkanDevice(NamedTuple):

@@ -95,6 +95,8 @@ def test_many_teams_where_nothing_is_known_of_the_device(transforms, blocks_at_w
         assert layout.teams == 4 and layout.most_blocks == most
         at_work = min(blocks_at_work, most) * layout.teams
         assert blocks_layout.teams_at_work(layout, ti.f32, 255, transforms) == at_work
+    monkeypatch.setattr("taichi_spec.runtime.vulkan_devices", lambda: [])  # what nothing is told of is no software
+    assert blocks_layout.choose(STFT(256), ti.f32, "vulkan").most_blocks == 8192
 
 
 @pytest.mark.parametrize("hop_length,block", [(128, 256), (100, 64)])

@@ -49,7 +49,7 @@ from taichi_spec.fft.blocks_seams import seams
 from taichi_spec.fft.blocks_shared import shared_memory
 from taichi_spec.fft.blocks_transform import transforms
 from taichi_spec.fft.fused import GPUEngine
-from taichi_spec.fft.pairs import KNOWN, hold, power_of_two
+from taichi_spec.fft.pairs import KNOWN, bits_of, hold, power_of_two
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.fft.together import four_writer, fours
 from taichi_spec.framing import annotation
@@ -161,8 +161,6 @@ def one_pass(
     BLOCK, CELLS, OVERLAP = layout.block, layout.cells, layout.overlap
     pad, LAST = layout.pad, len(layout.radices) - 2  # the pass before the last exchange
     FIRST, ROWS, SPAN = layout.first, layout.rows, layout.span
-    PAD = 0 if edges == "none" else N // 2
-    LEFT = PAD - FIRST * T  # how far before the signal the first frame begins, without the window's zeros
     FRAMES = 2 if fixed else 1  # frames per transform
     KEEP, STRAY = (layout.waiting, layout.stray) if gradient else (0, 0)
     SHIFT = H // T  # how many rows further on the next frame lies, and one more for some threads if it strays
@@ -181,7 +179,7 @@ def one_pass(
     CUDA = layout.cuda
     LOG_T = T.bit_length() - 1
     HEAD, LENGTHS = Head.of(gradient), places.end
-    Bits = ti.i64 if dtype == ti.f64 else ti.i32
+    Bits = bits_of(dtype)
     ENTRIES, WINDOW = layout.entries, layout.offsets[-1]
     shared = shared_memory(layout, dtype, AT_ONCE)
     ARRAY, fill, sync, uniform, constants = shared.array, shared.fill, shared.sync, shared.uniform, shared.constants
@@ -192,7 +190,7 @@ def one_pass(
     of_bins = whole_bins(layout, dtype, parts, wanted, fixed, gradient, shared, of_frames.mirror_of)
     spectral, rows = of_bins.spectral, of_bins.rows
     ends = seams(layout, dtype, terms, wanted, fixed, gradient, totals, edges, cut, adds, LENGTHS)
-    run_at, begin, source, put = ends.run_at, ends.begin, ends.source, ends.put
+    run_at, begin, source, put, LEFT = ends.run_at, ends.begin, ends.source, ends.put, ends.left
     HALVES = layout.by_halves
 
     @ti.func

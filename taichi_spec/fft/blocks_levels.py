@@ -9,7 +9,7 @@ from typing import Any
 import taichi as ti
 
 from taichi_spec.fft.blocks_layout import Layout
-from taichi_spec.fft.pairs import hold, power_of_two
+from taichi_spec.fft.pairs import bits_of, hold, power_of_two
 
 
 def levels(layout: Layout, dtype: Any, fixed: bool, shared: SimpleNamespace) -> Any:
@@ -27,7 +27,7 @@ def levels(layout: Layout, dtype: Any, fixed: bool, shared: SimpleNamespace) -> 
     PEAKS = layout.cells - layout.peak_cells  # of groups, if shuffled
     LOG_GROUP = GROUP.bit_length() - 1
     FIRST, ROWS = layout.first, layout.rows
-    Bits = ti.i64 if dtype == ti.f64 else ti.i32
+    Bits = bits_of(dtype)
     powers = power_of_two(dtype)
     store, fetch, sync, uniform = shared.store, shared.fetch, shared.sync, shared.uniform
 

@@ -19,7 +19,7 @@ from taichi_spec.terms import Term
 def seams(layout: Layout, dtype: Any, terms: tuple[Term, ...], wanted: Parts, fixed: bool, gradient: bool, totals: bool,
           edges: str, cut: bool, adds: bool, lengths_at: int) -> SimpleNamespace:  # fmt: skip
     """The functions `settle`, what one of `settling` blocks of 128 threads does; and, for those who walk, `run_at`, `begin`,
-    `source` and `put`.
+    `source`, `put`, and how far `left` of the signal the first frame begins, without the window's zeros.
 
     Args:
         layout: how frames lie on threads.
@@ -31,7 +31,7 @@ def seams(layout: Layout, dtype: Any, terms: tuple[Term, ...], wanted: Parts, fi
     finish, add_runs = finish_function(terms, dtype, Account.of(terms)), run_sums(wanted, RECORD, dtype)
     N, H, OVERLAP, TEAMS = layout.n_fft, layout.hop, layout.overlap, layout.teams
     PAD = 0 if edges == "none" else N // 2
-    LEFT = PAD - layout.first * layout.threads  # how far before the signal the first frame begins
+    LEFT = PAD - layout.first * layout.threads
     FRAMES = 2 if fixed else 1  # frames per transform
     PIECES = max(1, -(-OVERLAP // 128))  # blocks that share what a run left over
     FOLDS = -(-2 * PAD // 128) if edges == "reflect" else 0  # blocks that share an item's mirrored samples
@@ -253,4 +253,4 @@ def seams(layout: Layout, dtype: Any, terms: tuple[Term, ...], wanted: Parts, fi
                 piece += SETTLERS
 
     return SimpleNamespace(settle=settle, settling=128 + SETTLERS * gradient, run_at=run_at, begin=begin, source=source,
-                           put=put)  # fmt: skip
+                           put=put, left=LEFT)  # fmt: skip

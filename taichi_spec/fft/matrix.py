@@ -31,7 +31,7 @@ from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, new_vectors, uplo
 from taichi_spec.bins import Account, Parts, columns_of, finish_function
 from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import GPUEngine, run_sums
-from taichi_spec.fft.pairs import KNOWN, measures_of, power_of_two, two_bins
+from taichi_spec.fft.pairs import KNOWN, bits_of, measures_of, power_of_two, two_bins
 from taichi_spec.fft.plan import Plan, factorise, is_smooth, unit_circle
 from taichi_spec.fft.together import pairs_writer
 from taichi_spec.framing import IMAGES, add, annotation, framing, framing_of, item_sizes, load, touched
@@ -179,7 +179,7 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
     forward, back = (line_transform(matrix.columns, dtype, twiddles, way) for way in (False, True))
     Signal, Array, Values = annotation(is_field), ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
     Pairs = ti.types.ndarray(dtype=ti.types.vector(2, dtype), ndim=1)
-    Bits = ti.i64 if dtype == ti.f64 else ti.i32
+    Bits = bits_of(dtype)
 
     @ti.func
     def source(own, f, n):

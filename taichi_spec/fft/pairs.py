@@ -47,10 +47,15 @@ def tiny(dtype):
     return hold(value)
 
 
+def bits_of(dtype):
+    """The type of a number's bits."""
+    return ti.i64 if dtype == ti.f64 else ti.i32
+
+
 @cache
 def power_of_two(dtype: Any) -> Any:
     """A `ti.func` from a peak of 2^e ... 2^(e+1) to 2^e and 2^-e."""
-    Bits, BIAS, MANTISSA = (ti.i64, 1023, 52) if dtype == ti.f64 else (ti.i32, 127, 23)
+    Bits, (BIAS, MANTISSA) = bits_of(dtype), (1023, 52) if dtype == ti.f64 else (127, 23)
 
     @ti.func
     def exponent(e: ti.template()):

@@ -8,8 +8,8 @@ on the device already, as the peers' are; "tape" is the same through `SpectralLo
 what the tape itself does. Memory, on CUDA, is what the driver has less of after a run than before its preparation.
 
 On the CPU ours is timed twice. Linux may have several of Taichi's threads on one core for a while, above all in a virtual
-machine; "bound" is the same after `ts.init(bind_threads=True)`. And a core may be slower a minute later: all are
-timed in three rounds.
+machine; "bound" is the same after `ts.init(bind_threads=True)`. And a core may be slower a minute later: runs of
+one n_fft are timed in three rounds.
 """
 
 from __future__ import annotations
@@ -70,11 +70,6 @@ def prepare(kind: str, x: np.ndarray, y: np.ndarray, **chosen: Any) -> Callable[
         ti.sync()
 
     return run
-
-
-def thread_ids() -> set[int]:
-    """Of this process; none where threads cannot be bound to cores."""
-    return runtime.thread_ids() if hasattr(os, "sched_setaffinity") else set()
 
 
 class Threads:
@@ -235,8 +230,9 @@ def rows_of(
             continue
         rows.append(row)
         del run
-    for row, result in zip(rows, measure_in_rounds(runs, repeats), strict=False):
-        row |= result
+    if runs:
+        for row, result in zip(rows, measure_in_rounds(runs, repeats), strict=True):
+            row |= result
     first = f"n_fft {n_fft}, hop {n_fft // 4}, {n_samples} samples"
     print_table(f"{TITLES[kind]}, {first}", rows)
     return rows
@@ -401,9 +397,9 @@ def main() -> None:
 
     args.out.mkdir(parents=True, exist_ok=True)
     started = first_call(args.arch)
-    others = thread_ids()
+    others = runtime.thread_ids()
     ts.init(arch=args.arch, log_level=ti.ERROR)
-    threads = Threads(thread_ids() - others)
+    threads = Threads(runtime.thread_ids() - others)
     device = "cpu" if args.arch == "cpu" else "cuda"
     named = args.peers.split(",")
     peers = [peer(device) for name in named if name and name != "auraloss" for peer in PEERS[name]]
