@@ -16,6 +16,7 @@ from taichi.lang import impl, misc
 # end of a process keeps Taichi's program from ending, which writes then what it has compiled for the next process.
 
 ARCHS = {"cpu": ti.cpu, "cuda": ti.cuda, "metal": ti.metal, "vulkan": ti.vulkan}
+NVIDIA, MESA = 0x10DE, 0x10005  # Vulkan's numbers of them; Mesa's is its devices' in software
 MOST_SHARED = 48 * 1024  # bytes of shared memory in a block, wherever the device has more
 
 
@@ -193,6 +194,15 @@ def in_software(arch: str) -> bool:
     return arch == "vulkan" and any(device.is_software for device in _first_devices())
 
 
+def warp_threads(arch: str) -> int:
+    """How many neighbouring threads surely work as one and can compare numbers; 0 where that is not known."""
+    if arch == "cuda":
+        return 32
+    if arch == "vulkan":
+        return min((device.warp for device in _first_devices()), default=0)
+    return 0
+
+
 class VulkanDevice(NamedTuple):
     """A physical device as Vulkan lists it."""
 
@@ -200,6 +210,7 @@ class VulkanDevice(NamedTuple):
     kind: int
     float64: bool
     shared_bytes: int  # of a block
+    warp: int  # see `warp_threads`
 
     @property
     def is_software(self) -> bool:
@@ -220,7 +231,9 @@ def vulkan_devices() -> list[VulkanDevice]:
         vk = ctypes.CDLL(library)
     except OSError:
         return []
-    create_info = (ctypes.c_uint64 * 8)(1)  # VkInstanceCreateInfo: its type tag, everything else zero
+    # VkApplicationInfo asks for Vulkan 1.1; VkInstanceCreateInfo has its type tag, and that.
+    application = (ctypes.c_uint64 * 6)(0, 0, 0, 0, 0, (1 << 22 | 1 << 12) << 32)
+    create_info = (ctypes.c_uint64 * 8)(1, 0, 0, ctypes.addressof(application))
     instance = ctypes.c_void_p()
     if vk.vkCreateInstance(create_info, None, ctypes.byref(instance)) != 0:
         return []
@@ -240,10 +253,17 @@ def _first_devices() -> list[VulkanDevice]:
 
 
 def _describe(vk: Any, handle: ctypes.c_void_p) -> VulkanDevice:
-    # VkPhysicalDeviceProperties, 824 bytes: type at 16, name at 20, maxComputeSharedMemorySize at 512
-    properties = (ctypes.c_uint32 * 512)()
+    # VkPhysicalDeviceSubgroupProperties: size at 16, operations at 24, of which 4 are reductions
+    subgroup = (ctypes.c_uint32 * 8)(1_000_094_000)
+    # VkPhysicalDeviceProperties2, in it from byte 16 on VkPhysicalDeviceProperties, 824 bytes: vendor at 8, type at 16, name
+    # at 20, maxComputeSharedMemorySize at 512
+    properties = (ctypes.c_uint32 * 512)(1_000_059_001)
+    ctypes.c_uint64.from_buffer(properties, 8).value = ctypes.addressof(subgroup)
     features = (ctypes.c_uint32 * 64)()  # VkPhysicalDeviceFeatures, 55 flags: shaderFloat64 is the 39th
-    vk.vkGetPhysicalDeviceProperties(handle, properties)
+    vk.vkGetPhysicalDeviceProperties2(handle, properties)
     vk.vkGetPhysicalDeviceFeatures(handle, features)
-    name = bytes(properties)[20:276].split(b"\0")[0].decode(errors="replace")
-    return VulkanDevice(name, int(properties[4]), bool(features[39]), int(properties[128]))
+    name = bytes(properties)[36:292].split(b"\0")[0].decode(errors="replace")
+    vendor, kind, shared = (int(properties[4 + at // 4]) for at in (8, 16, 512))
+    # Others' drivers may run fewer threads together than they say.
+    warp = int(subgroup[4]) if vendor in (NVIDIA, MESA) and subgroup[6] & 4 else 0
+    return VulkanDevice(name, kind, bool(features[39]), shared, warp)

@@ -82,21 +82,20 @@ def test_teams_fill_multiprocessors(n_fft, registers, teams, monkeypatch):
     assert blocks_layout.teams_at_work(layout, ti.f32, registers, 10**6) == blocks_layout.GRID * layout.teams
 
 
-@pytest.mark.parametrize(
-    "transforms,blocks_at_work", [(1, 2048), (4 * 65_536, 2048), (16 * 65_536, 8192), (10**9, 8192)]
-)
-def test_many_teams_where_nothing_is_known_of_the_device(transforms, blocks_at_work, monkeypatch):
-    """As many more as have whole runs to do; but on a device in software each takes its time to start."""
-    for kind, most in ((2, 8192), (4, 2048)):  # discrete, software
-        monkeypatch.setattr(
-            "taichi_spec.runtime.vulkan_devices", lambda kind=kind: [VulkanDevice("", kind, True, 49_152)]
-        )
-        layout = blocks_layout.choose(STFT(256), ti.f32, "vulkan")
-        assert layout.teams == 4 and layout.most_blocks == most
-        at_work = min(blocks_at_work, most) * layout.teams
-        assert blocks_layout.teams_at_work(layout, ti.f32, 255, transforms) == at_work
-    monkeypatch.setattr("taichi_spec.runtime.vulkan_devices", lambda: [])  # what nothing is told of is no software
-    assert blocks_layout.choose(STFT(256), ti.f32, "vulkan").most_blocks == 8192
+@pytest.mark.parametrize("kind,warp,block,most", [(2, 32, 32, 6144), (2, 0, 64, 3072), (4, 8, 32, 2048)])
+def test_more_teams_where_nothing_is_known_of_the_device(kind, warp, block, most, monkeypatch):
+    """As many more as have whole runs to do, but not many more; on a device in software each takes its time to start."""
+    devices = [VulkanDevice("", kind, True, 49_152, warp)]
+    monkeypatch.setattr("taichi_spec.runtime.vulkan_devices", lambda: devices)
+    layout = blocks_layout.choose(STFT(256), ti.f32, "vulkan")
+    assert (layout.block, layout.most_blocks) == (block, most)
+    for transforms, blocks in ((1, 2048), (2500 * LEAST * layout.teams, min(2500, most)), (10**9, most)):
+        assert blocks_layout.teams_at_work(layout, ti.f32, 255, transforms) == blocks * layout.teams
+
+
+def test_what_nothing_is_told_of_is_no_software(monkeypatch):
+    monkeypatch.setattr("taichi_spec.runtime.vulkan_devices", lambda: [])
+    assert blocks_layout.choose(STFT(256), ti.f32, "vulkan").most_blocks == 3072
 
 
 @pytest.mark.parametrize("hop_length,block", [(128, 256), (100, 64)])
@@ -113,10 +112,13 @@ def test_a_block_has_the_shared_memory_of_its_device(monkeypatch):
         )
         return blocks_layout.choose(STFT(4096), ti.f32, "vulkan")
 
-    little, much = 16 * 1024, 64 * 1024
-    assert layout(("discrete", 2, True, little)) is None
-    assert 8 * layout(("discrete", 2, True, much), ("software", 4, True, little)).block_cells <= MOST_SHARED
-    assert layout(("discrete", 2, True, much), ("discrete", 2, True, little)) is None
+    little, some, much = 16 * 1024, 32 * 1024, 64 * 1024
+    assert layout(("discrete", 2, True, little, 32)) is None
+    assert layout(("discrete", 2, True, some, 32)).by_halves
+    wide = layout(("discrete", 2, True, much, 32), ("software", 4, True, little, 8))
+    assert 8 * wide.block_cells <= MOST_SHARED and not wide.by_halves and wide.warp == 32
+    assert layout(("discrete", 2, True, much, 32), ("discrete", 2, True, much, 0)).warp == 0
+    assert layout(("discrete", 2, True, much, 32), ("discrete", 2, True, little, 32)) is None
     assert blocks_layout.choose(STFT(4096), ti.f32, "cpu") is None
 
 

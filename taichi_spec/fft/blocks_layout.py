@@ -14,11 +14,12 @@ from taichi_spec.bins import columns_of, quantities_of, transport_parts
 from taichi_spec.fft.blocks_compare import Room
 from taichi_spec.fft.runs import LEAST, Runs
 from taichi_spec.fft.stages import Stages
-from taichi_spec.runtime import cuda_multiprocessors, in_software, shared_bytes
+from taichi_spec.runtime import cuda_multiprocessors, in_software, shared_bytes, warp_threads
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
 
 REGISTERS = 65_536  # of a multiprocessor, 32 bits each
+LAUNCHED = 3 * 2**16  # threads that are launched on Vulkan, at most: some three times what a large GPU has at work
 GRID = 2048  # blocks that are launched at least: more than a large GPU has at work side by side
 MOST_THREADS = 256  # of a team
 
@@ -40,9 +41,10 @@ class Layout:
     teams: int = 1
     cuda: bool = False
     resident: int = 0  # so many of the table's first entries a block keeps in shared memory
-    shuffles: bool = False  # whether threads of a warp compare their peaks without shared memory
+    warp: int = 0  # so many neighbouring threads compare their peaks without shared memory
     room: Room | None = None  # what `blocks_compare` needs of shared memory, where it takes part
     most_blocks: int = GRID  # how many blocks are launched: see `teams_at_work`
+    by_halves: bool = False  # whether real and imaginary parts are exchanged one after the other: see `choose`
 
     @property
     def threads(self) -> int:
@@ -99,15 +101,6 @@ class Layout:
         return max(-(-exchange // 2), self.n_fft // 2 + self.threads) if self.by_halves else exchange
 
     @property
-    def by_halves(self) -> bool:
-        """Whether real and imaginary parts are exchanged one after the other.
-
-        It takes twice as many barriers and half the memory. NVIDIA's Vulkan has some 55 KiB for all blocks of a
-        multiprocessor, a fourth of what CUDA has, and the fewer are at work the slower: at n_fft 1024 three, by halves five.
-        """
-        return not self.cuda and self.room is None
-
-    @property
     def block_cells(self) -> int:
         """Shared memory of a block, in complex values."""
         return self.cells * self.teams + self.resident
@@ -137,18 +130,31 @@ class Layout:
     @property
     def group(self) -> int:
         """Threads that compare their peaks, before the groups do."""
-        return min(self.threads, 32) if self.shuffles else 1 << self.threads.bit_length() // 2
+        return min(self.threads, self.warp) if self.warp else 1 << self.threads.bit_length() // 2
 
     @property
     def peak_cells(self) -> int:
         """Shared memory of a team for peaks of its groups, if it is not a frame's: see `blocks_levels`."""
         groups = self.threads // self.group
-        return 2 * groups if groups > 1 and self.shuffles else 0
+        return 2 * groups if groups > 1 and self.warp else 0
+
+    def halved(self, p: int) -> bool:
+        """Whether pass p's DFT number j > stride / 2 takes the twiddles of number stride - j, see `factors_of`.
+
+        It takes no instruction more, and half the memory: on Vulkan more blocks are at work. On CUDA n_fft 512, where a
+        thread has four such DFTs and not two, took up to 1.03 times as long.
+        """
+        pays = self.strides[p] == 2 * self.threads if self.cuda else self.strides[p] > self.threads
+        return p == len(self.radices) - 1 and pays
+
+    def turns(self, p: int) -> int:
+        """Of how many of pass p's DFTs the table has the twiddles."""
+        return self.strides[p] // 2 + 1 if self.halved(p) else self.strides[p]
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
         """Per pass: where its twiddles begin in `table`; last, where the window begins."""
-        sizes = [max(1, r // 2) * s for r, s in zip(self.radices[1:], self.strides[1:])]
+        sizes = [max(1, r // 2) * self.turns(p + 1) for p, r in enumerate(self.radices[1:])]
         return (0, *(sum(sizes[:p]) for p in range(len(sizes) + 1)))
 
     @property
@@ -163,12 +169,13 @@ class Layout:
     def table(self, window: NDArray[Any]) -> NDArray[Any]:
         """All constants of a frame in pairs, the first of each pair in one row, the second in another: (2, entries).
 
-        For each pass but the first, each entry of its radix and each j < stride: cosine and tangent of a twiddle.
+        For each pass but the first, each entry of its radix and each j < stride, or up to its half: cosine and tangent of a
+        twiddle.
         Then the window: its samples t + T m and t + T (m + 1) for even m.
         """
         pairs = []
-        for r, stride in zip(self.radices[1:], self.strides[1:]):
-            fraction = np.arange(stride) / stride
+        for p, r in enumerate(self.radices[1:], start=1):
+            fraction = np.arange(self.turns(p)) / self.strides[p]
             for size in 2 ** np.arange(1, r.bit_length()):
                 for q in range(max(1, size // 4)):
                     angle = 2 * np.pi * (fraction + q) / size
@@ -223,7 +230,8 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
     threads = n_fft // points
     if threads > MOST_THREADS:
         return None
-    cuda, least = arch == "cuda", max(32, threads)  # no block is smaller than a warp
+    cuda, warp = arch == "cuda", warp_threads(arch) * (dtype == ti.f32)
+    least = max(32, threads, warp or 64)  # no block is smaller than a warp, of which there are some of 64 threads
     room = None
     if stages is not None:
         arrays = len(stages.quantities) if stages.banded else 0
@@ -234,19 +242,22 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
     # and where frames stray it is slower: at 512 and a hop of 100, 2^20 samples took a sixth longer, 2^26 a fortieth.
     # Else a block is a team: two of them wait for each other, and where one needs 170 registers fewer fit.
     wide = dtype == ti.f32 and threads <= 32 and stft.hop_length % threads == 0
-    blocks = [256] * (wide and cuda) + [64]
-    most = GRID if cuda or in_software(arch) else 4 * GRID  # in software each takes its time to start
-    for block in [*blocks, least]:
+    tries = [(block, False) for block in [256] * wide + [64]]
+    if not cuda:
+        # By halves it takes twice as many barriers and half the memory. NVIDIA's Vulkan has some 48 KiB for all blocks of a
+        # multiprocessor, a fourth of what CUDA has, and registers for six of 64 threads: at n_fft 1024 memory too, if by
+        # halves. Of 256 threads it has one at work, which may have it all. Barriers of a single warp cost nothing.
+        tries = [(least, False)] * (room is not None or threads == MOST_THREADS) + [(least, True)] * (room is None)
+    for wanted, by_halves in [*tries, *[(least, False)] * cuda]:
+        block = max(least, wanted)
+        # In software each block takes its time to start.
+        most = GRID if cuda or in_software(arch) else LAUNCHED // block
         shape = Layout(n_fft, stft.hop_length, points, *_rows(stft, threads), _radices(n_fft, points, own),
-                       max(least, block) // threads, cuda, 0, cuda and dtype == ti.f32, room, most)  # fmt: skip
+                       block // threads, cuda, 0, warp, room, most, by_halves)  # fmt: skip
         free = shared_bytes(arch) // (2 * itemsize(dtype)) - shape.block_cells
         if free >= 0:
-            # On Vulkan the window has a better place. And blocks of 128 threads take 0.9 times as long if they have 16 KiB
-            # and not 18: at n_fft 2048 a fourth of the last pass's twiddles is left out.
-            wanted = shape.entries if cuda else shape.offsets[-1]
-            if not cuda and threads == 128 and room is None:
-                wanted = 2**11 - shape.block_cells
-            return replace(shape, resident=min(free, wanted))
+            needed = shape.entries if cuda else shape.offsets[-1]  # on Vulkan the window has a better place
+            return replace(shape, resident=min(free, needed))
     return None
 
 
@@ -279,7 +290,7 @@ def registers_of(layout: Layout, stft: STFT, terms: tuple[Term, ...], fixed: boo
 
     These are ptxas's choice for compute capability 9.0.
     """
-    if not layout.shuffles:
+    if not layout.warp:
         return 255  # float64
     if layout.block >= 256:
         return 128
@@ -295,13 +306,14 @@ def registers_of(layout: Layout, stft: STFT, terms: tuple[Term, ...], fixed: boo
 def teams_at_work(layout: Layout, dtype: Any, registers: int, transforms: int) -> int:
     """How many the device has at work side by side: as many as its multiprocessors have registers and shared memory for.
 
-    Where that is not known, many that end soon: when the last ones are at work, much of the device has nothing to do. Of
-    2^27 samples at n_fft 1024, 8,192 blocks took 0.93 times as long on Vulkan as 2,048. On CUDA it is known.
+    Where that is not known, some more: when the last ones are at work, much of the device has nothing to do, but each run has
+    its beginning and its end. Of 2^27 samples it took an H200 by Vulkan 1.0 to 1.1 times as long with a third as many, or
+    with four times as many.
 
     transforms: how many there are in all.
     """
-    multiprocessors, shared = cuda_multiprocessors()
-    if not (layout.cuda and multiprocessors):
+    multiprocessors, shared = cuda_multiprocessors() if layout.cuda else (0, 0)
+    if not multiprocessors:
         blocks = transforms // (LEAST * layout.teams)
         return min(max(blocks, GRID), layout.most_blocks) * layout.teams
     needed = layout.block_cells * 2 * itemsize(dtype) + 1024  # bytes, 1024 of them the driver's

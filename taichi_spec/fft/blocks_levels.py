@@ -22,9 +22,9 @@ def levels(layout: Layout, dtype: Any, fixed: bool, shared: SimpleNamespace) -> 
         shared: functions of `shared_memory`.
     """
     CUDA, T = layout.cuda, layout.threads
-    SHUFFLES, GROUP = layout.shuffles, layout.group
-    VOTES = SHUFFLES and GROUP == 32  # whether a team fills its warps
-    PEAKS = layout.cells - layout.peak_cells  # of groups, if shuffled
+    WARP, GROUP = layout.warp, layout.group
+    VOTES = CUDA and GROUP == WARP  # whether a team fills its warps; Taichi has no votes on Vulkan
+    PEAKS = layout.cells - layout.peak_cells  # of groups, if these are warps or lie in one
     LOG_GROUP = GROUP.bit_length() - 1
     FIRST, ROWS = layout.first, layout.rows
     Bits = bits_of(dtype)
@@ -73,14 +73,30 @@ def levels(layout: Layout, dtype: Any, fixed: bool, shared: SimpleNamespace) -> 
         return uniform(both)
 
     @ti.func
+    def in_subgroup(x: ti.template()):
+        """The largest x >= 0 of the team in this thread's subgroup, as Vulkan calls a warp, which may have several teams."""
+        mine = ti.simt.subgroup.invocation_id() >> LOG_GROUP
+        found = 0
+        for g in ti.static(range(WARP // GROUP)):
+            here = mine == g
+            most = ti.simt.subgroup.reduce_max(ti.select(here, ti.bit_cast(x, ti.i32), 0))
+            found = ti.select(here, most, found)
+        return ti.bit_cast(found, ti.f32)
+
+    @ti.func
     def team_peaks(x: ti.template(), y: ti.template(), d: ti.template(), sm: ti.template(), team: ti.template(),
                    t: ti.template(), zero: ti.template()):  # fmt: skip
         """The largest of x and of y in the team, and 1 if any d is not 0: among GROUP neighbours, then all groups.
 
-        What is not shuffled is listed where the frame's values are to be exchanged.
+        A warp compares magnitudes by their bits, which are in the same order. Where it is not known which threads are one,
+        they are listed where the frame's values are to be exchanged.
         """
         a, b, c = x, y, ti.cast(d != 0, dtype)
-        if ti.static(SHUFFLES):  # magnitudes are ordered as their bits are
+        if ti.static(WARP > 0 and not CUDA):
+            a, b = in_subgroup(x), in_subgroup(y)
+            if ti.static(not fixed):
+                c = in_subgroup(c)
+        elif ti.static(WARP > 0):
             i, j, k = ti.bit_cast(x, ti.i32), ti.bit_cast(y, ti.i32), d
             s = 1 + zero  # as in `blocks`
             while s < GROUP:
@@ -96,7 +112,7 @@ def levels(layout: Layout, dtype: Any, fixed: bool, shared: SimpleNamespace) -> 
             sync()  # until all threads have read the last exchange
             a, b, c = shared_peaks(a, b, c, sm, team, t, True, t & ti.static(-GROUP), ti.static(GROUP))
         if ti.static(GROUP < T):
-            groups = team + ti.static(PEAKS if SHUFFLES else 2 * T)
+            groups = team + ti.static(PEAKS if WARP else 2 * T)
             a, b, c = shared_peaks(a, b, c, sm, groups, t >> LOG_GROUP, t & ti.static(GROUP - 1) == 0, 0,
                                    ti.static(T // GROUP))  # fmt: skip
         return a, b, c

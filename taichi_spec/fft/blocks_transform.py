@@ -46,8 +46,10 @@ def transforms(layout: Layout, dtype: Any, shared: SimpleNamespace) -> SimpleNam
             entries = [known(low + zero if stride < T else low) for low in lows]
             done = []
             for b, (i, away) in enumerate(dfts):
-                pairs = twiddles(sm, table, entries[i], OFFSETS[p] + away % stride, stride) if p else None
-                done.append(fused_dft(values[b::n], pairs, dtype))
+                turned = layout.halved(p) and 2 * b >= n
+                entry = known(stride - away - starts[i] + zero) if turned else entries[i]
+                pairs = twiddles(sm, table, entry, p, 0 if turned else away % stride) if p else None
+                done.append(fused_dft(values[b::n], pairs, dtype, turned))
             if p + 1 == len(RADICES):
                 return [done[m % n][m // n] for m in range(R)]
             first = 2 * team if HALVES else team
@@ -100,9 +102,9 @@ def transforms(layout: Layout, dtype: Any, shared: SimpleNamespace) -> SimpleNam
     def mirror_of(t):
         return ti.select(t == 0, T, 2 * T - t)
 
-    def twiddles(sm, table, j, offset, stride):
+    def twiddles(sm, table, j, p, away):
         """A function from a radix's entry to its twiddle."""
-        own = min(stride, T)  # threads' entries
-        return lambda e: constants(sm, table, j, offset + e * stride, offset + e * stride + own)
+        count, own = layout.turns(p), min(layout.turns(p), T + 1)  # of the table; of all threads
+        return lambda e: constants(sm, table, j, OFFSETS[p] + away + e * count, OFFSETS[p] + away + e * count + own)
 
     return SimpleNamespace(transform=transform, seconds=seconds, mirror_of=mirror_of)

@@ -185,27 +185,37 @@ def turn_add(a, b, c=None, t=None, quarter=False):
     return (hold(a[0] + c * p), hold(a[1] + c * s)), (hold(a[0] - c * p), hold(a[1] - c * s))
 
 
-def fused_dft(values, pairs, dtype):
+def fused_dft(values, pairs, dtype, mirrored=False):
     """The DFT of a power of two of (real, imaginary) pairs, natural order in and out; called while a kernel is traced.
 
     Decimation in time, each twiddle fused into its butterfly as cosine and tangent (Linzer and Feig). With `pairs`, a
-    function from entry to (cosine, tangent), the bins are k + f for the fraction f that its table was made for.
+    function from entry to (cosine, tangent), the bins are k + f for the fraction f that its table was made for; or, if
+    mirrored, k + 1 - f.
     """
     r = len(values)
     values = [values[bit_reverse(q, r)] for q in range(r)]
     half = 1
     while half < r:
         for q in range(max(1, half // 2)):
-            if pairs is not None:
-                c, t = pairs(half // 2 + q)
-            elif q == 0:
-                c, t = None, None
-            else:
-                c, t = number(math.cos(math.pi * q / half), dtype), number(math.tan(math.pi * q / half), dtype)
+            factors = factors_of(q, half, pairs, dtype, mirrored)
             for b in range(q, r, 2 * half):
-                values[b], values[b + half] = turn_add(values[b], values[b + half], c, t)
-                if half >= 2:
-                    e = b + half // 2
-                    values[e], values[e + half] = turn_add(values[e], values[e + half], c, t, quarter=True)
+                for e, factor in zip((b, b + half // 2), factors):
+                    values[e], values[e + half] = turn_add(values[e], values[e + half], *factor)
         half *= 2
     return values
+
+
+def factors_of(q, half, pairs, dtype, mirrored):
+    """How `turn_add` takes w = e^(-pi i (q + f) / half), and for half >= 2 also -i w.
+
+    For 1 - f it is -i conj(w) of the entry half / 2 - 1 - q of the same size; for half = 1, -conj(w).
+    """
+    if pairs is None:
+        angle = math.pi * q / half
+        c, t = (number(math.cos(angle), dtype), number(math.tan(angle), dtype)) if q else (None, None)
+    elif mirrored:
+        c, t = pairs(max(half - 1 - q, 0))
+        return [(-c, -t)] if half == 1 else [(c, -t, True), (-c, -t)]
+    else:
+        c, t = pairs(half // 2 + q)
+    return [(c, t)] if half == 1 else [(c, t), (c, t, True)]
