@@ -231,25 +231,17 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
     if threads > MOST_THREADS:
         return None
     cuda, warp = arch == "cuda", warp_threads(arch) * (dtype == ti.f32)
-    least = max(32, threads, warp or 64)  # no block is smaller than a warp, of which there are some of 64 threads
     room = None
     if stages is not None:
         arrays = len(stages.quantities) if stages.banded else 0
         room = Room(stft.n_bins, width, arrays, threads, 1 << threads.bit_length() // 2)
     own = stages is None and columns == 1 and dtype == ti.f32  # for more there are not registers enough
-    # Taichi has a program of blocks of 256 threads fit 128 registers, a smaller one 255. More warps at work make up for
-    # fewer registers where a team is within a warp, and no others have to wait for it; but float64 needs more registers,
-    # and where frames stray it is slower: at 512 and a hop of 100, 2^20 samples took a sixth longer, 2^26 a fortieth.
-    # Else a block is a team: two of them wait for each other, and where one needs 170 registers fewer fit.
+    # Float64 needs more registers than there are in a wide block, and where frames stray it is slower: at 512 and a hop of
+    # 100, 2^20 samples took a sixth longer, 2^26 a fortieth.
     wide = dtype == ti.f32 and threads <= 32 and stft.hop_length % threads == 0
-    tries = [(block, False) for block in [256] * wide + [64]]
-    if not cuda:
-        # By halves it takes twice as many barriers and half the memory. NVIDIA's Vulkan has some 48 KiB for all blocks of a
-        # multiprocessor, a fourth of what CUDA has, and registers for six of 64 threads: at n_fft 1024 memory too, if by
-        # halves. Of 256 threads it has one at work, which may have it all. Barriers of a single warp cost nothing.
-        tries = [(least, False)] * (room is not None or threads == MOST_THREADS) + [(least, True)] * (room is None)
-    for wanted, by_halves in [*tries, *[(least, False)] * cuda]:
-        block = max(least, wanted)
+    tries = _cuda_blocks(wide) if cuda else _vulkan_blocks(threads, warp, room is not None)
+    for wanted, by_halves in tries:
+        block = max(threads, wanted)
         # In software each block takes its time to start.
         most = GRID if cuda or in_software(arch) else LAUNCHED // block
         shape = Layout(n_fft, stft.hop_length, points, *_rows(stft, threads), _radices(n_fft, points, own),
@@ -259,6 +251,29 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
             needed = shape.entries if cuda else shape.offsets[-1]  # on Vulkan the window has a better place
             return replace(shape, resident=min(free, needed))
     return None
+
+
+def _cuda_blocks(wide: bool) -> list[tuple[int, bool]]:
+    """Threads of a block, and whether it exchanges real and imaginary parts one after the other, in order of preference.
+
+    Taichi has a program of blocks of 256 threads fit 128 registers, a smaller one 255. More warps at work make up for fewer
+    registers where a team is within a warp, and no others have to wait for it. Else a block is a team: two of them wait for
+    each other, and where one needs 170 registers fewer fit.
+    """
+    return [(block, False) for block in [256] * wide + [64, 32]]
+
+
+def _vulkan_blocks(threads: int, warp: int, by_stages: bool) -> list[tuple[int, bool]]:
+    """The same on Vulkan. No block is smaller than a warp, of which there are some of 64 threads.
+
+    By halves it takes twice as many barriers and half the memory. NVIDIA's Vulkan has some 48 KiB for all blocks of a
+    multiprocessor, a fourth of what CUDA has, and registers for six of 64 threads: at n_fft 1024 there is memory for six
+    too, if by halves. Of 256 threads there is one at work, which may have all the memory. And a block of a single warp takes
+    0.93 to 0.97 times as long as one of two, as its barriers cost nothing.
+    """
+    block = max(32, warp or 64)
+    whole = by_stages or threads == MOST_THREADS
+    return [(block, False)] * whole + [(block, True)] * (not by_stages)
 
 
 def _rows(stft: STFT, threads: int) -> tuple[int, int]:
@@ -307,8 +322,8 @@ def teams_at_work(layout: Layout, dtype: Any, registers: int, transforms: int) -
     """How many the device has at work side by side: as many as its multiprocessors have registers and shared memory for.
 
     Where that is not known, some more: when the last ones are at work, much of the device has nothing to do, but each run has
-    its beginning and its end. Of 2^27 samples it took an H200 by Vulkan 1.0 to 1.1 times as long with a third as many, or
-    with four times as many.
+    its beginning and its end. By Vulkan 2^27 samples took an H200 1.05 to 1.1 times as long with a third as many, but for
+    n_fft 4096, and up to 1.06 times with three to five times as many.
 
     transforms: how many there are in all.
     """

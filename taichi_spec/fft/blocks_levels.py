@@ -1,6 +1,7 @@
 """Two parts of a transform that differ much: each is brought to a level near 1 before, and back after.
 
-Most frames' levels are found by votes; only where those fail do the threads of a team find their largest values.
+On CUDA most frames' levels are found by votes; only where those fail, and on Vulkan, do the threads of a team find their
+largest values.
 """
 
 from types import SimpleNamespace

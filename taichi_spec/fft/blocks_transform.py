@@ -46,7 +46,7 @@ def transforms(layout: Layout, dtype: Any, shared: SimpleNamespace) -> SimpleNam
             entries = [known(low + zero if stride < T else low) for low in lows]
             done = []
             for b, (i, away) in enumerate(dfts):
-                turned = layout.halved(p) and 2 * b >= n
+                turned = layout.halved(p) and 2 * b >= n  # number j > stride / 2
                 entry = known(stride - away - starts[i] + zero) if turned else entries[i]
                 pairs = twiddles(sm, table, entry, p, 0 if turned else away % stride) if p else None
                 done.append(fused_dft(values[b::n], pairs, dtype, turned))
