@@ -48,7 +48,7 @@ def init(arch: str = "auto", *, bind_threads: bool = False, **options: Any) -> s
     name = _best_arch() if arch == "auto" else arch
     if not _is_available(name):
         raise RuntimeError(f"arch={name!r} is not available on this machine; use arch='auto' or arch='cpu'")
-    others = thread_ids()
+    others = thread_ids() if bind_threads else set()
     if bind_threads and not others:
         raise RuntimeError("bind_threads=True needs Linux: this system does not bind threads to cores")
     ti.init(arch=ARCHS[name], enable_fallback=False, **options)

@@ -384,12 +384,13 @@ def test_threads_that_have_their_bins_mirrors(kind, hop, win_length):
 
 
 @pytest.mark.parametrize("n_fft", [64, 256, 1024, 4096])
-def test_one_sample_is_the_loudest(n_fft):
+def test_one_sample_is_the_loudest(kind, n_fft):
     """And another one in y, wherever they are: all threads of a frame agree on its levels."""
     stft, places = ts.STFT(n_fft), range(0, 6 * n_fft, n_fft // 8 + 1)
     x, y = np.float32(1e-6) * signals(5, 6 * n_fft, dtype=np.float32)
     x[places], y[places[1:]] = 1, 1e-3
     value, grads = ts.value_and_grad(x, y, wrt="both", stft=stft)
+    assert isinstance(used(), kind)
     expected = ts.reference.value_and_grad(x, y, stft)
     assert value == pytest.approx(expected[0], rel=TOLERANCE[np.float32])
     assert error(grads, expected[1:]) < TOLERANCE[np.float32]

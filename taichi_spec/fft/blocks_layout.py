@@ -20,7 +20,7 @@ from taichi_spec.terms import Term
 
 REGISTERS = 65_536  # of a multiprocessor, 32 bits each
 LAUNCHED = 3 * 2**16  # threads that are launched on Vulkan, at most: some three times what a large GPU has at work
-GRID = 2048  # blocks that are launched at least: more than a large GPU has at work side by side
+GRID = 2048  # blocks that are launched on CUDA and in software: more than a large GPU has at work side by side
 MOST_THREADS = 256  # of a team
 
 
@@ -44,7 +44,7 @@ class Layout:
     warp: int = 0  # so many neighbouring threads compare their peaks without shared memory
     room: Room | None = None  # what `blocks_compare` needs of shared memory, where it takes part
     most_blocks: int = GRID  # how many blocks are launched: see `teams_at_work`
-    by_halves: bool = False  # whether real and imaginary parts are exchanged one after the other: see `choose`
+    by_halves: bool = False  # whether real and imaginary parts are exchanged one after the other: see `_vulkan_blocks`
 
     @property
     def threads(self) -> int:
@@ -57,8 +57,8 @@ class Layout:
         return self.threads * self.teams
 
     @property
-    def least_blocks(self) -> int:
-        """More than a large GPU has at work side by side."""
+    def settlers(self) -> int:
+        """Blocks that add up what runs left over: more than a large GPU has at work side by side."""
         return GRID
 
     @cached_property
@@ -169,9 +169,8 @@ class Layout:
     def table(self, window: NDArray[Any]) -> NDArray[Any]:
         """All constants of a frame in pairs, the first of each pair in one row, the second in another: (2, entries).
 
-        For each pass but the first, each entry of its radix and each j < stride, or up to its half: cosine and tangent of a
-        twiddle.
-        Then the window: its samples t + T m and t + T (m + 1) for even m.
+        For each pass but the first, each entry of its radix and the first `turns` of its DFTs: cosine and tangent of a
+        twiddle. Then the window: its samples t + T m and t + T (m + 1) for even m.
         """
         pairs = []
         for p, r in enumerate(self.radices[1:], start=1):

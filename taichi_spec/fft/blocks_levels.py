@@ -103,10 +103,10 @@ def levels(layout: Layout, dtype: Any, fixed: bool, shared: SimpleNamespace) -> 
             while s < GROUP:
                 i = ti.max(i, ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), i, s))
                 j = ti.max(j, ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), j, s))
-                if ti.static(not fixed and GROUP < 32):  # a vote is among all of a warp
+                if ti.static(not fixed and not VOTES):  # a vote is among all of a warp
                     k = k | ti.simt.warp.shfl_xor_i32(ti.u32(0xFFFFFFFF), k, s)
                 s = 2 * s
-            if ti.static(not fixed and GROUP == 32):
+            if ti.static(not fixed and VOTES):
                 k = vote(k != 0, 1)
             a, b, c = ti.bit_cast(i, ti.f32), ti.bit_cast(j, ti.f32), ti.cast(k != 0, dtype)
         else:

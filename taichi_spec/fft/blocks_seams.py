@@ -35,7 +35,7 @@ def seams(layout: Layout, dtype: Any, terms: tuple[Term, ...], wanted: Parts, fi
     FRAMES = 2 if fixed else 1  # frames per transform
     PIECES = max(1, -(-OVERLAP // 128))  # blocks that share what a run left over
     FOLDS = -(-2 * PAD // 128) if edges == "reflect" else 0  # blocks that share an item's mirrored samples
-    SETTLERS = layout.least_blocks
+    SETTLERS = layout.settlers
     HEAD, LENGTHS = Head.of(gradient), lengths_at
 
     @ti.func

@@ -23,14 +23,14 @@ def shared_memory(layout: Layout, dtype: Any, at_once: int) -> SimpleNamespace:
     array: how it is declared.
     """
     CUDA, T, BLOCK = layout.cuda, layout.threads, layout.block
-    WARP = CUDA and T <= 32  # a team lies within a warp
+    WITHIN_WARP = CUDA and T <= 32  # whether a team is
     ENTRIES, RESIDENT = layout.entries, layout.resident
     TOTAL, TABLE = layout.block_cells, layout.cells * layout.teams
     array = (TOTAL, ti.types.vector(2, dtype)) if CUDA else (2 * TOTAL, dtype)
 
     @ti.func
     def sync():
-        if ti.static(WARP and BLOCK > 32):
+        if ti.static(WITHIN_WARP and BLOCK > 32):
             ti.simt.warp.sync(ti.u32(0xFFFFFFFF))
         else:
             ti.simt.block.sync()
