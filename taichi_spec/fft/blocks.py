@@ -249,7 +249,7 @@ def one_pass(
             f = begin(integers, c) * FRAMES
             end = f + (integers[HEAD.short] + (c < integers[HEAD.longs])) * FRAMES
             while f < end:
-                live = f < frames and exists
+                live = f < frames
                 start = f * H - LEFT
                 inside = live and start >= 0 and start + ti.static(SPAN + (FRAMES - 1) * H) <= length
                 if ti.static(fixed):
@@ -263,7 +263,7 @@ def one_pass(
                     if way == 0:
                         if ti.static(fixed):
                             load_frames(re, im, samples, held, x, x, table, kept, sm, team, role, b, f, frames, start,
-                                        length, whole, exists, inside, live, integers)  # fmt: skip
+                                        length, whole, inside, live, integers)  # fmt: skip
                             if ti.static(not SLIDES):
                                 ahead[0] = touch_signals(x, x, b, t, start, length)
                             goals = rows(b, f, frames, item_stride, frame_stride)
@@ -272,7 +272,7 @@ def one_pass(
                                 ahead[1 + frame] = ti.bit_cast(y[goals[frame] + k], Bits)
                         else:
                             load_frames(re, im, samples, held, x, y, table, kept, sm, team, role, b, f, frames, start,
-                                        length, whole, exists, inside, live, integers)  # fmt: skip
+                                        length, whole, inside, live, integers)  # fmt: skip
                             if ti.static(not SLIDES):
                                 ahead[0] = touch_signals(x, y, b, t, start, length)
                         balance(re, im, sm, team, t, scale, level, zero)
@@ -333,6 +333,7 @@ def one_pass(
         if scale[3] == 0:
             for m in ti.static(range(FIRST, FIRST + ROWS)):
                 re[m] = 0
+        writes = inside and exists
         values = ti.static(list(zip(layout.windowed(re), layout.windowed(im))))
         windowed = ti.static(weighted(values, window(kept, sm, table, t)))
         gs = ti.static([gx] if fixed else [gx, gy])
@@ -358,15 +359,15 @@ def one_pass(
                         second[m], second[n] = fetch(sm, cells[1] + ti.static(pad(T * m, LAST)))
             # Zeros if there is no second frame, which then was silent.
             first_sums = ti.static(add_waiting(windowed[1:], wait))
-            emit(first_sums, gs, wait, t, b, start, whole, inside)
+            emit(first_sums, gs, wait, t, b, start, whole, writes)
             second_sums = ti.static(add_waiting([second], wait))
-            emit(second_sums, gs, wait, role, b, start + H, whole, inside)
+            emit(second_sums, gs, wait, role, b, start + H, whole, writes)
             if not inside and exists:
                 emit_at_edges(ti.static(first_sums + second_sums), gs, scratch, integers, t, role, b, start, length,
                               whole)  # fmt: skip
         else:
             sums = ti.static(add_waiting(windowed[::-1], wait))
-            emit(sums, gs, wait, t, b, start, whole, inside)
+            emit(sums, gs, wait, t, b, start, whole, writes)
             if not inside and exists:
                 emit_at_edges(sums, gs, scratch, integers, t, role, b, start, length, whole)
         if ti.static(H > SPAN):  # noqa: SIM102  one is known when the kernel is compiled
@@ -428,8 +429,7 @@ def one_pass(
                     x: ti.template(), other: ti.template(), table: ti.template(), kept: ti.template(),
                     sm: ti.template(), team: ti.template(), t: ti.template(), b: ti.template(), f: ti.template(),
                     frames: ti.template(), start: ti.template(), length: ti.template(), whole: ti.template(),
-                    exists: ti.template(), inside: ti.template(), live: ti.template(),
-                    integers: ti.template()):  # fmt: skip
+                    inside: ti.template(), live: ti.template(), integers: ti.template()):  # fmt: skip
         """The windowed frame and `other`'s into registers; at the edges one after the other, in a loop."""
         row = 0 if ti.static(is_field) else b * whole  # where item b begins in the memory of an ndarray
         for m in ti.static([m for m in range(R) if not FIRST <= m < FIRST + ROWS]):
@@ -461,7 +461,7 @@ def one_pass(
                     first = cell(x, b, row + at)
                 if ti.static(fixed):
                     at = source(start + H + n, length)
-                if f + (FRAMES - 1) < frames and exists and at >= 0:
+                if f + (FRAMES - 1) < frames and at >= 0:
                     second = cell(other, b, row + at)
                 place = m + FIRST
                 even, odd = constants(sm, table, t + again + T * (place >> 1), WINDOW, ENTRIES)
@@ -558,7 +558,7 @@ def one_pass(
 
     @ti.func
     def emit(sums: ti.template(), gs: ti.template(), wait: ti.template(), t, b: ti.template(), start,
-             whole: ti.template(), inside: ti.template()):  # fmt: skip
+             whole: ti.template(), writes: ti.template()):  # fmt: skip
         """Of a frame's sums, one list per signal, let wait what is not finished; write the rest, if it is in the signal."""
         count = ti.static(len(gs))
         for s in ti.static(range(count)):
@@ -569,7 +569,7 @@ def one_pass(
                     if ti.static(m + SHIFT + 1 < ROWS):
                         further = sums[s][m + SHIFT + 1]
                     wait[m + s * KEEP] = ti.select(t < STRAY, further, sums[s][m + SHIFT])
-        if inside:
+        if writes:
             at = (b * whole + start + t) & 0x3FFFFFFF  # as in load_frames
             if ti.static(CUDA and WHOLE > 0):
                 reached = t + ti.static(T * WHOLE) < H

@@ -191,7 +191,8 @@ def seams(layout: Layout, dtype: Any, terms: tuple[Term, ...], wanted: Parts, fi
         """The item and the run of it that a team takes in its turn, and whether there is one.
 
         Where a block has several teams, the long runs of all items come first, and a block has runs of one length: its
-        teams stay side by side. One of them may have no run: it reads, but writes nothing.
+        teams stay side by side. One of them may have no run: it walks another one's, lest the block wait for it, but writes
+        nothing.
         """
         items, runs, longs = integers[HEAD.items], integers[HEAD.runs], integers[HEAD.longs]
         if ti.static(TEAMS == 1):
