@@ -398,8 +398,10 @@ def one_pass(
                 scratch[at + SUMS] = wait[0]
                 if ti.static(not fixed):
                     scratch[at + ti.static(SUMS + OVERLAP)] = wait[KEEP]
+            first_one = wait[0]
             for k in ti.static(range(len(wait) - 1)):
                 wait[k] = wait[k + 1]
+            wait[ti.static(len(wait) - 1)] = first_one
 
     @ti.func
     def add_team(values: ti.template(), scratch: ti.template(), first: ti.template(), sm: ti.template(),
@@ -605,8 +607,10 @@ def one_pass(
                     n, base = role + T * (m - EMIT), start + H
             if n < H:
                 put(gs, scratch, integers, b, base + n, length, whole, [left[0], left[EMIT]])
+            first = left[0]
             for k in ti.static(range(2 * EMIT - 1)):
                 left[k] = left[k + 1]
+            left[2 * EMIT - 1] = first  # or LLVM makes code for each iteration
 
     @ti.func
     def emit_between(gs: ti.template(), scratch: ti.template(), integers: ti.template(), t: ti.template(),
