@@ -397,6 +397,23 @@ def test_one_sample_is_the_loudest(kind, n_fft):
 
 
 @pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)
+@pytest.mark.parametrize("n_fft", [512, 1024])
+def test_levels_of_two_frames_that_share_a_transform(n_fft):
+    """Each has its own, next to a fixed target; the last one is alone."""
+    stft, frames = ts.STFT(n_fft, n_fft, window="hamming"), 7
+    x, y = signals(25, frames, n_fft, dtype=np.float32)
+    x[::2] *= 1e-3
+    x[2] = 0
+    x, y = x.ravel(), y.ravel()
+    expected = ts.reference.value_and_grad(x, y, stft)
+    value, grad = ts.value_and_grad(x, ts.Target.from_signal(y), stft=stft)
+    assert isinstance(used(), BlocksEngine)
+    assert value == pytest.approx(expected[0], rel=TOLERANCE[np.float32])
+    for mine, wanted in zip(np.split(grad, frames), np.split(expected[1], frames), strict=True):
+        assert error(mine, wanted) < TOLERANCE[np.float32] or not (mine.any() or wanted.any())
+
+
+@pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)
 def test_levels_change():
     """Frame by frame, a thread's team finds out whether it has to scale: where the levels stay, by votes."""
     for n_fft in (512, 1024, 2048) if runtime.arch_name() == "cuda" else (512,):

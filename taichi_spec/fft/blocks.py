@@ -56,7 +56,7 @@ from taichi_spec.framing import annotation
 from taichi_spec.launch import Launch
 from taichi_spec.runtime import arch_name
 from taichi_spec.stft import STFT
-from taichi_spec.terms import Term
+from taichi_spec.terms import Magnitude, Term
 
 MAX_KNOWN = 2**30  # `known` keeps so many bits of an index
 SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
@@ -174,6 +174,9 @@ def one_pass(
     WHOLE = min(ROWS, H // T)  # rows of which all are
     TWO_ROWS = [(m, min(m + 1, ROWS - 1)) for m in range(0, ROWS, 2)]
     NEAR = SECTOR[dtype]
+    # Numbers that a thread asks for in time: of samples; of both rows of a goal, and of the second one's end, but for stray
+    # frames, whose program would be too long.
+    ASKED = 1 if not fixed else 4 - (STRAY > 0)
     # The last of a goal's numbers of which a thread may ask for one in time.
     WIDTH = goal_width(layout.room.rows if layout.room else 0, N // 2 + 1, stages)
     CUDA = layout.cuda
@@ -192,6 +195,9 @@ def one_pass(
     ends = seams(layout, dtype, terms, wanted, fixed, gradient, totals, edges, cut, adds, LENGTHS)
     run_at, begin, source, put, LEFT = ends.run_at, ends.begin, ends.source, ends.put, ends.left
     HALVES = layout.by_halves
+    # Whether the window leaves enough of 168 registers on CUDA: where a thread has its bins' mirrors, and for two frames of
+    # a signal if `Magnitude` is all there is to be done.
+    ROOM = layout.mirrored and gradient and (not fixed or (edges == "none" and isinstance(parts[0][1], Magnitude)))
 
     @ti.func
     def cell(x: ti.template(), b: ti.template(), at: ti.template()):
@@ -242,10 +248,10 @@ def one_pass(
             wait = [ti.cast(0, dtype) for _ in ti.static(range(KEEP * (3 - FRAMES)))]
             re = [ti.cast(0, dtype) for _ in ti.static(range(R))]
             im = [ti.cast(0, dtype) for _ in ti.static(range(R))]
-            scale = [ti.cast(1, dtype) for _ in ti.static(range(5))]
+            scale = [ti.cast(1, dtype) for _ in ti.static(range(6))]
             samples = [ti.cast(0, dtype) for _ in ti.static(range(SLIDES * HELD * (3 - FRAMES)))]
             held = False  # whether they are the ones that the next transform needs
-            ahead = [ti.cast(0, Bits) for _ in ti.static(range(2 * FRAMES - 1))]  # what was asked for in time
+            ahead = [ti.cast(0, Bits) for _ in ti.static(range(ASKED))]  # what was asked for in time
             f = begin(integers, c) * FRAMES
             end = f + (integers[HEAD.short] + (c < integers[HEAD.longs])) * FRAMES
             while f < end:
@@ -266,16 +272,20 @@ def one_pass(
                                         length, whole, inside, live, integers)  # fmt: skip
                             if ti.static(not SLIDES):
                                 ahead[0] = touch_signals(x, x, b, t, start, length)
-                            goals = rows(b, f, frames, item_stride, frame_stride)
-                            for frame in ti.static(range(2)):
-                                k = ti.min(t * NEAR, WIDTH - 1)
-                                ahead[1 + frame] = ti.bit_cast(y[goals[frame] + k], Bits)
                         else:
                             load_frames(re, im, samples, held, x, y, table, kept, sm, team, role, b, f, frames, start,
                                         length, whole, inside, live, integers)  # fmt: skip
                             if ti.static(not SLIDES):
                                 ahead[0] = touch_signals(x, y, b, t, start, length)
                         balance(re, im, sm, team, t, scale, level, zero)
+                        # Not before: what is asked for before the votes ptxas may move there, and so await.
+                        if ti.static(fixed):
+                            goals = rows(b, f, frames, item_stride, frame_stride)
+                            for frame in ti.static(range(2)):
+                                k = ti.min(t * NEAR, WIDTH - 1)
+                                ahead[1 + frame] = ti.bit_cast(y[goals[frame] + k], Bits)
+                            if ti.static(ASKED > 3):  # where no other row begins
+                                ahead[3] = ti.bit_cast(y[goals[1] + WIDTH - 1], Bits)
                     else:
                         between(found, re, im, sm, team, role, b, f, frames, y, item_stride, frame_stride, live, scale,
                                 factors, table, integers, zero)  # fmt: skip
@@ -398,10 +408,10 @@ def one_pass(
                 scratch[at + SUMS] = wait[0]
                 if ti.static(not fixed):
                     scratch[at + ti.static(SUMS + OVERLAP)] = wait[KEEP]
-            first_one = wait[0]
+            gone = wait[0]  # goes last: LLVM would make code for each iteration if a register ran dry
             for k in ti.static(range(len(wait) - 1)):
                 wait[k] = wait[k + 1]
-            wait[ti.static(len(wait) - 1)] = first_one
+            wait[ti.static(len(wait) - 1)] = gone
 
     @ti.func
     def add_team(values: ti.template(), scratch: ti.template(), first: ti.template(), sm: ti.template(),
@@ -533,9 +543,9 @@ def one_pass(
         """The window, if it stays in registers from frame to frame, or nothing.
 
         Where Taichi runs on Vulkan, each number that is read from memory is compared with the array's end: that takes
-        four instructions. On CUDA a thread has no registers left.
+        four instructions. On CUDA few kernels have registers left.
         """
-        return [] if CUDA or STRAY else window([], sm, table, t)
+        return [] if STRAY or (CUDA and not ROOM) else window([], sm, table, t)
 
     def weighted(done, weights):
         """Both parts of a frame times the window."""
@@ -607,10 +617,10 @@ def one_pass(
                     n, base = role + T * (m - EMIT), start + H
             if n < H:
                 put(gs, scratch, integers, b, base + n, length, whole, [left[0], left[EMIT]])
-            first = left[0]
+            gone = left[0]  # as in leave_tail
             for k in ti.static(range(2 * EMIT - 1)):
                 left[k] = left[k + 1]
-            left[2 * EMIT - 1] = first  # or LLVM makes code for each iteration
+            left[2 * EMIT - 1] = gone
 
     @ti.func
     def emit_between(gs: ti.template(), scratch: ti.template(), integers: ti.template(), t: ti.template(),

@@ -5,13 +5,29 @@ mirror in shared memory, or has it itself.
 """
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import taichi as ti
 
 from taichi_spec.bins import Parts
 from taichi_spec.fft.blocks_layout import Layout
 from taichi_spec.fft.pairs import KNOWN, hold, known, measures_of, two_bins
+
+
+class Aim(NamedTuple):
+    """What a frame is compared with.
+
+    Attributes:
+        y: magnitudes, if the target is fixed.
+        rows: where in y those of both frames begin that share a transform.
+        second: whether there are two.
+        factors: of each part's derivatives.
+    """
+
+    y: Any
+    rows: Any
+    second: Any
+    factors: Any
 
 
 def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: bool, gradient: bool,
@@ -33,11 +49,14 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
     if C == 1:
         PAIRS = HALF if N < 2048 else 4
     PAIRS = max(1, PAIRS >> (fixed and gradient and layout.stray > 0) >> (C > 1 and N >= 4096))
+    # Whether the frames that need no scale, as most do, have a program of their own: where LLVM inlines both. Theirs takes
+    # a seventh fewer instructions; the other one goes a pair after the other, to be short.
+    PLAIN = C == 1 and not (fixed and layout.stray > 0) and (gradient or N < 2048)
     # Cells before the first row that `spectral` has mirrors in: by halves there is memory for the other ones alone.
     UNUSED = (HALF - 1) * T if layout.by_halves else 0
     measures = measures_of(parts, fixed, dtype, tuple(map(parts.index, wanted)))
-    sync, nothing, store, fetch, fetch_from = (
-        shared.sync, shared.nothing, shared.store, shared.fetch, shared.fetch_from)  # fmt: skip
+    sync, uniform, nothing, store, fetch, fetch_from = (
+        shared.sync, shared.uniform, shared.nothing, shared.store, shared.fetch, shared.fetch_from)  # fmt: skip
 
     @ti.func
     def spectral(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
@@ -49,17 +68,17 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
         Bin k and its mirror N - k are compared together.
         """
         sums = [ti.cast(0, dtype) for _ in ti.static(range(SUMS))]
-        row0, row1 = rows(row, f, frames, item_stride, frame_stride)
-        goals = ti.static(goals_of(y, row0, row1, t, f + 1 < frames, factors, scale))
+        second = f + 1 < frames
+        aim = ti.static(Aim(y, rows(row, f, frames, item_stride, frame_stride), second, factors))
         if ti.static(MIRRORED):
-            compare_own(sums, re, im, t, goals, scale)
+            compare_own(sums, re, im, t, aim, scale, zero)
         else:
-            compare_lent(sums, re, im, sm, team, t, goals, scale, zero)
+            compare_lent(sums, re, im, sm, team, t, aim, scale, zero)
         return sums
 
     @ti.func
     def compare_lent(sums: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
-                     t: ti.template(), goals: ti.template(), scale: ti.template(), zero: ti.template()):  # fmt: skip
+                     t: ti.template(), aim: ti.template(), scale: ti.template(), zero: ti.template()):  # fmt: skip
         """By the thread that holds k < N / 2 in its first registers.
 
         It finds the mirror in shared memory, in row m of which lie, from right to left, the threads' registers m >= R / 2.
@@ -67,25 +86,17 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
         Bin 0, its own mirror, joins them there; bin N / 2 is left over, for thread 0 to do alone.
         """
         lend_mirrors(re, im, sm, team, t)
-        for group in range(ti.static(HALF // PAIRS) + zero):  # + 0, see `blocks`
-            first = group * ti.static(PAIRS)
-            mirrors = (team + t + ti.static((R - PAIRS) * T - UNUSED) - first * T) & KNOWN
-            own_bins = ti.static(list(zip(re, im))[:PAIRS])
-            alone = (t | first) == 0
-            measured = ti.static([goals[0](first * T + T * m) for m in range(PAIRS)])
-            found, low, high = ti.static(distances(own_bins, seen(sm, mirrors), alone, measured, scale))
-            add(sums, found)
-            for m in ti.static(range(HALF - PAIRS)):  # the next ones take their place; after all groups each is back
-                re[m] = re[m + PAIRS]
-                im[m] = im[m + PAIRS]
-            if ti.static(gradient):
-                for m in ti.static(range(PAIRS)):
-                    re[HALF - PAIRS + m], im[HALF - PAIRS + m] = ti.static(low)[m]
-                    store(sm, mirrors + ti.static((PAIRS - 1 - m) * T), *ti.static(high)[m])
+        if ti.static(not PLAIN):
+            compare_groups(sums, re, im, sm, team, t, aim, scale, PAIRS, zero)
+        elif uniform(scale[5] > 0):
+            compare_groups(sums, re, im, sm, team, t, aim, scale, 1, zero)
+        else:
+            compare_groups(sums, re, im, sm, team, t, aim, None, PAIRS, zero)
         if t == 0:
             middle = team + ti.static((HALF - 1) * T - UNUSED)
             bins = ti.static([fetch(sm, middle)])
-            found, low, _ = ti.static(distances(bins, bins, True, [goals[0](T * HALF)], scale))
+            goals = ti.static(goals_of(aim, t, scale))
+            found, low, _ = ti.static(distances(bins, bins, True, [goals(T * HALF)], aim, scale))
             add(sums, found)
             if ti.static(gradient):
                 store(sm, middle, *ti.static(low)[0])
@@ -94,25 +105,73 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
             take_mirrors(re, im, sm, team, t)
 
     @ti.func
-    def compare_own(sums: ti.template(), re: ti.template(), im: ti.template(), t: ti.template(), goals: ti.template(),
-                    scale: ti.template()):  # fmt: skip
-        """By a thread that has its bins' mirrors itself, see `transforms`: no shared memory, all pairs at once.
+    def compare_groups(sums: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(),
+                       team: ti.template(), t: ti.template(), aim: ti.template(), scale: ti.template(),
+                       count: ti.template(), zero: ti.template()):  # fmt: skip
+        """All pairs of bins but the middle, so many at once. scale: None for frames that need none."""
+        goals = ti.static(goals_of(aim, t, scale))
+        for group in range(ti.static(HALF // count) + ti.static(count < HALF) * zero):  # + 0, see `blocks`
+            first = group * ti.static(count)
+            mirrors = (team + t + ti.static((R - count) * T - UNUSED) - first * T) & KNOWN
+            own_bins = ti.static(list(zip(re, im))[:count])
+            alone = (t | first) == 0
+            measured = ti.static([goals(first * T + T * m) for m in range(count)])
+            found, low, high = ti.static(distances(own_bins, seen(sm, mirrors, count), alone, measured, aim, scale))
+            add(sums, found)
+            for m in ti.static(range(HALF - count)):  # the next ones take their place; after all groups each is back
+                re[m] = re[m + count]
+                im[m] = im[m + count]
+            if ti.static(gradient):
+                for m in ti.static(range(count)):
+                    re[HALF - count + m], im[HALF - count + m] = ti.static(low)[m]
+                    store(sm, mirrors + ti.static((count - 1 - m) * T), *ti.static(high)[m])
+
+    @ti.func
+    def compare_own(sums: ti.template(), re: ti.template(), im: ti.template(), t: ti.template(), aim: ti.template(),
+                    scale: ti.template(), zero: ti.template()):  # fmt: skip
+        """By a thread that has its bins' mirrors itself, see `transforms`: no shared memory.
 
         Thread 0 has bin N / 2 in the middle, and bins and mirrors in other registers than the others.
         """
-        bins = ti.static(list(zip(re, im)))
         middle = [re[HALF], im[HALF]]
-        measured = ti.static([goals[m % len(goals)](T * m) for m in range(HALF)])
-        found, low, high = ti.static(distances(bins[:HALF], turned_over(bins, t), t == 0, measured, scale))
-        add(sums, found)
+        mirrors = ti.static(turned_over(list(zip(re, im)), t))
+        for m in ti.static(range(HALF)):
+            re[R - 1 - m], im[R - 1 - m] = ti.static(mirrors)[m]
+        if ti.static(not PLAIN):
+            compare_in_turn(sums, re, im, t, aim, scale, HALF // 2, zero)
+        elif uniform(scale[5] > 0):
+            compare_in_turn(sums, re, im, t, aim, scale, 1, zero)
+        else:
+            compare_in_turn(sums, re, im, t, aim, None, HALF, zero)
         if t == 0:
-            found, central, _ = ti.static(distances([middle], [middle], True, [goals[0](T * HALF)], scale))
+            goals = ti.static(goals_of(aim, t, scale))
+            found, central, _ = ti.static(distances([middle], [middle], True, [goals(T * HALF)], aim, scale))
             add(sums, found)
             middle[0], middle[1] = ti.static(central)[0]
         if ti.static(gradient):
-            done = ti.static(low + turned_back(high, middle, t))
-            for m in ti.static(range(R)):
-                re[m], im[m] = ti.static(done)[m]
+            back = ti.static(turned_back(list(zip(re, im)), middle, t))
+            for m in ti.static(range(HALF)):
+                re[HALF + m], im[HALF + m] = ti.static(back)[m]
+
+    @ti.func
+    def compare_in_turn(sums: ti.template(), re: ti.template(), im: ti.template(), t: ti.template(), aim: ti.template(),
+                        scale: ti.template(), count: ti.template(), zero: ti.template()):  # fmt: skip
+        """Bins in registers m < R / 2 and their mirrors in R - 1 - m, so many at once. scale: as `compare_groups`'s."""
+        for group in range(ti.static(HALF // count) + ti.static(count < HALF) * zero):  # + 0, see `blocks`
+            first = group * ti.static(count)
+            bins = ti.static(list(zip(re, im)))
+            goals = ti.static([goals_of(aim, start, scale) for start in starts_of(t, first, count)])
+            measured = ti.static([goals[m % len(goals)](first * T + T * m) for m in range(count)])
+            alone, mirrors = (t | first) == 0, ti.static(bins[: R - 1 - count : -1])
+            found, low, high = ti.static(distances(bins[:count], mirrors, alone, measured, aim, scale))
+            add(sums, found)
+            for k in ti.static(range(HALF - count)):  # the next ones take their place; after all of them each is back
+                re[k], im[k] = re[k + count], im[k + count]
+                re[R - 1 - k], im[R - 1 - k] = re[R - 1 - k - count], im[R - 1 - k - count]
+            if ti.static(gradient):
+                for m in ti.static(range(count)):
+                    re[HALF - count + m], im[HALF - count + m] = ti.static(low)[m]
+                    re[HALF - 1 + count - m], im[HALF - 1 + count - m] = ti.static(high)[m]
 
     @ti.func
     def add(sums: ti.template(), found: ti.template()):
@@ -123,23 +182,30 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
         """The mirrors of this thread's first bins, in their order."""
         return [chosen_of(t == 0, bins[(R - m) % R], bins[R - 1 - m]) for m in range(HALF)]
 
-    def turned_back(mirrors, middle, t):
-        """This thread's last bins, in their order, of which one of thread 0 is in the middle."""
-        above = [*mirrors[1:], middle]
-        return [chosen_of(t == 0, above[m], mirrors[m]) for m in reversed(range(HALF))]
+    def turned_back(bins, middle, t):
+        """This thread's last bins, in their order, from mirrors' places; of thread 0 one is in the middle."""
+        below = [middle, *bins[HALF:]]
+        return [chosen_of(t == 0, below[m], bins[HALF + m]) for m in range(HALF)]
 
     def chosen_of(condition, one, other):
         """One of two complex numbers."""
         return tuple(hold(ti.select(condition, a, b)) for a, b in zip(one, other))
 
-    def goals_of(y, row0, row1, t, second, factors, scale):
-        """What measures this thread's first bins: `measures` of the first one, or two that take turns."""
-        starts = [t, mirror_of(t) - T] if fixed and MIRRORED else [t]
-        return [measures(y, known(row0 + start), known(row1 + start), second, factors, scale) for start in starts]
+    def starts_of(t, first, count):
+        """The numbers that bins `first`, first + 1, ... count from, in turn: see `seconds`. count: how many there are."""
+        if not (fixed and MIRRORED):
+            return [t]
+        own, across = t, mirror_of(t) - T
+        return [own, across] if count > 1 else [hold(ti.select(first & 1, across, own))]
 
-    def seen(sm, mirrors):
+    def goals_of(aim, start, scale):
+        """What measures this thread's bins from `start` on: `measures`. scale: as `two_bins` takes it."""
+        forces = [aim.factors if scale is None else [hold(factor * scale[2 + s]) for factor in aim.factors] for s in (0, 1)]
+        return measures(aim.y, *[known(row + start) for row in aim.rows], forces)
+
+    def seen(sm, mirrors, count):
         """The bins that others have left for this thread, the last one's mirror in cell `mirrors`."""
-        return [fetch_from(sm, mirrors, T * m) for m in reversed(range(PAIRS))]
+        return [fetch_from(sm, mirrors, T * m) for m in reversed(range(count))]
 
     @ti.func
     def lend_mirrors(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template()):
@@ -171,7 +237,7 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
         item = row * item_stride
         return item + ti.min(f, frames - 1) * frame_stride, item + ti.min(f + 1, frames - 1) * frame_stride
 
-    def distances(bins, mirrors, alone, measure, scale):
+    def distances(bins, mirrors, alone, measure, aim, scale):
         """The sums of distances in pairs of bins, and the gradients' bins and their mirrors, exchanged for the way back.
 
         alone: whether the first bin is its own mirror.
@@ -183,7 +249,16 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
                 low, high = [[hold(ti.select(alone, 2 * v, v)) for v in both_parts] for both_parts in (low, high)]
             lows.append(low[::-1])
             highs.append(high[::-1])
+            if scale is not None:
+                found = of_both(found, aim.second)  # there are no registers for more
             totals = found if totals is None else [hold(s + v) for s, v in zip(totals, found)]
-        return totals, lows, highs
+        return of_both(totals, aim.second), lows, highs
+
+    def of_both(found, second):
+        """The values of two frames that share a transform, together; the second frame's count only if it is there."""
+        if len(found) == SUMS:
+            return found
+        none = ti.cast(0, dtype)
+        return [hold(a + ti.select(second, b, none)) for a, b in zip(found[:SUMS], found[SUMS:])]
 
     return SimpleNamespace(spectral=spectral, rows=rows, lend_mirrors=lend_mirrors, take_mirrors=take_mirrors)

@@ -1,7 +1,7 @@
 """What a team of `blocks` does by stages between its two transforms: see `stages`.
 
 A transform has two halves, real and imaginary part: frames of two signals, x and y, or, where the target is fixed, two
-frames of x. Bins are in registers, as 2 X in the first half of them and 2 Y in the second. What terms compare lies in
+frames of x. Bins are in registers, as X in the first half of them and Y in the second. What terms compare lies in
 shared memory: cells of two numbers, one a half.
 
     bins       amplitudes |w[k] X[k]| and |w[k] Y[k]|, K cells
@@ -231,7 +231,7 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
             re[HALF - count + m], im[HALF - count + m], re[2 * HALF - count + m], im[2 * HALF - count + m] = done[m]
 
     def unpacked(re, im, sm, mirrors, equal):
-        """2 X and 2 Y in the first bins, real and imaginary parts. equal: whether both frames are the same."""
+        """X and Y in the first bins, real and imaginary parts. equal: whether both frames are the same."""
         done = []
         for m in range(AT_ONCE):
             p, q = fetch(sm, mirrors - m * T)
@@ -244,7 +244,7 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
     @ti.func
     def unpack(re: ti.template(), im: ti.template(), middle: ti.template(), sm: ti.template(), team: ti.template(),
                t: ti.template(), scale: ti.template(), table: ti.template(), zero: ti.template()):  # fmt: skip
-        """Registers m: from bins t + T m of the transform to 2 X there, and registers HALF + m to 2 Y; and measure them.
+        """Registers m: from bins t + T m of the transform to X there, and registers HALF + m to Y; and measure them.
 
         middle: those of bin N / 2, which are real, in thread 0.
         """
@@ -493,7 +493,7 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
     def gradients_of(k, mine, xr, xi, yr, yi, sums: ti.template(), sm: ti.template(), team: ti.template(),
                      goal: ti.template(), goals: ti.template(), second: ti.template(), scale: ti.template(),
                      factors: ti.template(), table: ti.template(), integers: ti.template()):  # fmt: skip
-        """G of both halves in bin k, from 2 X and 2 Y. mine: whether this thread counts the bin."""
+        """G of both halves in bin k, from X and Y. mine: whether this thread counts the bin."""
         slope_a, slope_b = ti.cast(0, dtype), ti.cast(0, dtype)
         if ti.static(gradient and len(stages.quantities) > 0):
             slope_a, slope_b = slopes_of(k, sm, team, table, integers)
@@ -527,7 +527,7 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
                   sums: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(), goal: ti.template(),
                   goals: ti.template(), second: ti.template(), scale: ti.template(), factors: ti.template(),
                   table: ti.template(), integers: ti.template(), zero: ti.template()):  # fmt: skip
-        """Registers ← G where 2 X and 2 Y were. peaks ← this thread's largest of both. Bin N / 2 comes last, in thread 0."""
+        """Registers ← G where X and Y were. peaks ← this thread's largest of both. Bin N / 2 comes last, in thread 0."""
         for m in range(ti.static(HALF + 1) + zero):
             is_middle = m == HALF
             k = t + ti.select(is_middle and t > 0, 0, T * m)
@@ -572,9 +572,9 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         if ti.static(fixed):
             there = second
         scale[3] = ti.select(there and peak_y > 0, up_y, 0)
-        # Bins k and N - k take half of G each; a bin that is its own mirror all.
-        by_x = ti.select(scale[2] > 0, down_x * ti.cast(0.5, dtype), 0)
-        by_y = ti.select(scale[3] > 0, down_y * ti.cast(0.5, dtype), 0)
+        # Bins k and N - k take half of G each, which the window brings; a bin that is its own mirror all.
+        by_x = ti.select(scale[2] > 0, down_x, 0)
+        by_y = ti.select(scale[3] > 0, down_y, 0)
         for step in range(ti.static(HALF // AT_ONCE) + zero):
             k = t + ti.static(AT_ONCE * T) * step
             mirrors = team + ti.static(2 * HALF * T - T) + 2 * t - k

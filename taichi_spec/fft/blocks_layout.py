@@ -170,7 +170,8 @@ class Layout:
         """All constants of a frame in pairs, the first of each pair in one row, the second in another: (2, entries).
 
         For each pass but the first, each entry of its radix and the first `turns` of its DFTs: cosine and tangent of a
-        twiddle. Then the window: its samples t + T m and t + T (m + 1) for even m.
+        twiddle. Then half of the window, as a bin and its mirror are added up: its samples t + T m and t + T (m + 1) for even
+        m.
         """
         pairs = []
         for p, r in enumerate(self.radices[1:], start=1):
@@ -179,7 +180,7 @@ class Layout:
                 for q in range(max(1, size // 4)):
                     angle = 2 * np.pi * (fraction + q) / size
                     pairs.append((np.cos(angle), np.tan(angle)))
-        rows = window.reshape(self.points, self.threads)
+        rows = window.reshape(self.points, self.threads) / 2
         return np.concatenate(pairs + list(zip(rows[0::2], rows[1::2])), axis=1)
 
 

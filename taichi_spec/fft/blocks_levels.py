@@ -142,14 +142,16 @@ def levels(layout: Layout, dtype: Any, fixed: bool, shared: SimpleNamespace) -> 
                 scale: ti.template(), level: ti.template(), zero: ti.template()):  # fmt: skip
         """Bring both parts to a peak near 1 where they differ much or are extreme.
 
-        scale: half of what undoes it, or 0 for a silent part; 1/2 or 0; whether the parts are equal.
+        scale: what makes an amplitude of each half, or 0 for a silent part; 1 or 0; whether the parts are equal; and whether
+        any of that is not as for most frames, whose parts stay as they are.
 
         The louder part's rounding would drown the quieter one, and squares of 1e-20 or 1e18 leave float32's range.
         A silent part has no spectrum at all: its second factor is 0, so that no rounding is taken for one. Of two
         equal parts one is dropped, and its spectrum is taken to be the other's, so that their distance is 0.
         """
+        for k in ti.static(range(6)):
+            scale[k] = ti.cast(k < 4, dtype)
         peaks = ti.static([peak_of(layout.windowed(re)), peak_of(layout.windowed(im))])
-        x, y, d = level[0], level[0], ti.cast(1, dtype)
         found = False
         if ti.static(VOTES):
             found = near(peaks[0], peaks[1], level[0])
@@ -160,21 +162,21 @@ def levels(layout: Layout, dtype: Any, fixed: bool, shared: SimpleNamespace) -> 
             x, y, d = team_peaks(peaks[0], peaks[1], different[0], sm, team, t, zero)
             if ti.static(VOTES):
                 level[0] = ti.min(ti.max(ti.sqrt(x) * ti.sqrt(y), 1e-8), 1e8)
-        low, high = ti.min(x, y), ti.max(x, y)
-        scale[2] = ti.cast(0.5, dtype) * ti.cast(x > 0, dtype)
-        scale[3] = ti.cast(0.5, dtype) * ti.cast(y > 0, dtype)
-        scale[0], scale[1] = scale[2], scale[3]
-        if uniform(low * ti.cast(16, dtype) < high or high > 1e9 or low < 1e-9):
-            up_x, down_x = powers(x)
-            up_y, down_y = powers(y)
-            scale[0], scale[1] = scale[2] * up_x, scale[3] * up_y
-            for m in ti.static(range(FIRST, FIRST + ROWS)):
-                re[m] = re[m] * down_x
-                im[m] = im[m] * down_y
-        if ti.static(not fixed):
-            scale[4] = ti.cast(d == 0, dtype)
-            if uniform(d == 0):
+            low, high = ti.min(x, y), ti.max(x, y)
+            scale[2], scale[3] = ti.cast(x > 0, dtype), ti.cast(y > 0, dtype)
+            unlike = low * ti.cast(16, dtype) < high or high > 1e9 or low < 1e-9
+            if uniform(unlike):
+                up_x, down_x = powers(x)
+                up_y, down_y = powers(y)
+                scale[0], scale[1] = scale[2] * up_x, scale[3] * up_y
                 for m in ti.static(range(FIRST, FIRST + ROWS)):
-                    im[m] = ti.cast(0, dtype)
+                    re[m] = re[m] * down_x
+                    im[m] = im[m] * down_y
+            if ti.static(not fixed):
+                scale[4] = ti.cast(d == 0, dtype)
+                if uniform(d == 0):
+                    for m in ti.static(range(FIRST, FIRST + ROWS)):
+                        im[m] = ti.cast(0, dtype)
+            scale[5] = ti.cast(unlike or scale[4] > 0, dtype)
 
     return balance

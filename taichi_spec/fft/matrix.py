@@ -398,7 +398,8 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
         row = b * integers[6]
         row0 = row + ti.min(f, items[b, 1] - 1) * integers[7]
         row1 = row + ti.min(f + 1, items[b, 1] - 1) * integers[7]
-        goals = ti.static(measures(y, row0, row1, second, factors, scale))
+        forces = [[factor * scale[2 + s] for factor in ti.static(factors)] for s in ti.static(range(2))]
+        goals = ti.static(measures(y, row0, row1, forces))
         alone = c == 0 or 2 * c == A
         d = t // SIDE
         while d < B:
@@ -412,6 +413,8 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
                 found, low, high = ti.static(two_bins(z, m, goals(ti.min(k, N - k)), scale, fixed, dtype))
                 for j in ti.static(range(C)):
                     sums[j] += found[j]
+                    if ti.static(fixed):
+                        sums[j] += ti.select(second, found[C + j], 0)
                 if ti.static(gradient):
                     twice = ti.select(at == other, ti.cast(2, dtype), ti.cast(1, dtype))
                     sm[other], sm[other + PLANE] = twice * high[1], twice * high[0]

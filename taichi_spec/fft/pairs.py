@@ -93,13 +93,13 @@ def measures_of(parts: Parts, fixed: bool, dtype: Any, summed: tuple[int, ...]) 
     def read(array: ti.template(), at: ti.template()):
         return array[at]
 
-    def measures(y, row0, row1, second, factors, scale):
+    def measures(y, row0, row1, forces):
         """A function from k - t to what measures bin k: from two magnitudes the values of the parts in `summed`, and both
-        derivatives of all parts, each times its factor.
+        derivatives, those of all parts together. If fixed, the values of the first frame come before the second's.
 
-        row0, row1: where this thread's first magnitudes of the target lie, if fixed. second: whether there is a frame.
+        row0, row1: where this thread's first magnitudes of the target lie, if fixed. forces: what each part's derivative is
+        multiplied by, the first one and the second one.
         """
-        forces = [[hold(factor * scale[2 + s]) for factor in factors] for s in (0, 1)]
 
         def weighed(slopes, s):
             total = hold(forces[s][0] * slopes[0])
@@ -110,16 +110,10 @@ def measures_of(parts: Parts, fixed: bool, dtype: Any, summed: tuple[int, ...]) 
         def at(away):
             target = [hold(read(y, row + away)) for row in (row0, row1)] if fixed else []
 
-            def part(a, b, j):
-                if not fixed:
-                    return both(a, b, j)
-                value0, value1, da, db = against(*target, a, b, j)
-                value = hold(value0 + ti.select(second, value1, ti.cast(0, dtype))) if j in summed else None
-                return value, da, db
-
             def measure(a, b):
-                values, *slopes = zip(*[part(a, b, j) for j in range(len(parts))])
-                return [values[j] for j in summed], weighed(slopes[0], 0), weighed(slopes[1], 1)
+                of_part = against if fixed else both
+                *values, da, db = zip(*[of_part(*target, a, b, j) for j in range(len(parts))])
+                return [some[j] for some in values for j in summed], weighed(da, 0), weighed(db, 1)
 
             return measure
 
@@ -132,24 +126,29 @@ def two_bins(z, m, measure, scale, fixed, dtype):
     """Bins k and N - k of the packed transform: the two distances, and what replaces the bins.
 
     z = X + i Y at k and m = conj(X) + i conj(Y) at N - k give 2 X and 2 Y; G_X = phi' X / |X| and G_Y go back the
-    same way, halved because both k and N - k will contribute. `measure` has both halves in it.
+    same way. Both k and N - k will contribute: half of the gradients each, which `measure` has in it.
 
-    scale: half of what makes an amplitude of each half of z, 0 if it is silent; 1/2 or 0; whether the halves are equal.
+    scale: what makes an amplitude of each half of z, 0 if it is silent; and, fifth, whether the halves are equal. None where
+    neither is, and amplitudes are magnitudes of 2 X and 2 Y.
     """
     x = hold(z[0] + m[0]), hold(z[1] - m[1])
     y = hold(z[1] + m[1]), hold(m[0] - z[0])
-    if not fixed:
+    may_equal = scale is not None and not fixed
+    if may_equal:
         y = tuple(hold(ti.select(scale[4] > 0, mine, other)) for mine, other in zip(x, y))
     least = tiny(dtype)
     px = hold(x[0] * x[0] + (x[1] * x[1] + least))
     py = hold(y[0] * y[0] + (y[1] * y[1] + least))
-    if not fixed:
+    if may_equal:
         py = hold(ti.select(scale[4] > 0, px, py))
     # Directions first: a large slope over a tiny amplitude may overflow.
     ix, iy = hold(ti.rsqrt(px)), hold(ti.rsqrt(py))
-    # The maximum keeps these products apart from what is subtracted of them: fused, equal ones would differ.
-    none = constant(0.0, dtype)
-    found, dx, dy = measure(hold(ti.max(px * ix * scale[0], none)), hold(ti.max(py * iy * scale[1], none)))
+    a, b = hold(px * ix), hold(py * iy)
+    if scale is not None:
+        # The maximum keeps these products apart from what is subtracted of them: fused, equal ones would differ.
+        none = constant(0.0, dtype)
+        a, b = hold(ti.max(a * scale[0], none)), hold(ti.max(b * scale[1], none))
+    found, dx, dy = measure(a, b)
     real, imag = hold(dx * (x[0] * ix)), hold(dx * (x[1] * ix))
     p, q = hold(dy * (y[0] * iy)), hold(dy * (y[1] * iy))
     return (
