@@ -200,7 +200,9 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
 
     def goals_of(aim, start, scale):
         """What measures this thread's bins from `start` on: `measures`. scale: as `two_bins` takes it."""
-        forces = [aim.factors if scale is None else [hold(factor * scale[2 + s]) for factor in aim.factors] for s in (0, 1)]
+        forces = [aim.factors, aim.factors]
+        if scale is not None:
+            forces = [[hold(factor * scale[2 + s]) for factor in aim.factors] for s in (0, 1)]
         return measures(aim.y, *[known(row + start) for row in aim.rows], forces)
 
     def seen(sm, mirrors, count):
