@@ -50,7 +50,7 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
         PAIRS = HALF if N < 2048 else 4
     PAIRS = max(1, PAIRS >> (fixed and gradient and layout.stray > 0) >> (C > 1 and N >= 4096))
     # Whether the frames that need no scale, as most do, have a program of their own: where LLVM inlines both. Theirs takes
-    # a seventh fewer instructions; the other one goes a pair after the other, to be short.
+    # a fourth fewer instructions; the other one goes a pair after the other, to be short.
     PLAIN = C == 1 and not (fixed and layout.stray > 0) and (gradient or N < 2048)
     # Cells before the first row that `spectral` has mirrors in: by halves there is memory for the other ones alone.
     UNUSED = (HALF - 1) * T if layout.by_halves else 0
