@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 
 from taichi_spec.arrays import MAX_INDEX, new_array, upload, upload_integers
 from taichi_spec.bins import Account, Parts, columns_of
-from taichi_spec.fft.blocks_bins import whole_bins
+from taichi_spec.fft.blocks_bins import is_light, whole_bins
 from taichi_spec.fft.blocks_compare import BandPlaces, band_tables, by_stages
 from taichi_spec.fft.blocks_layout import Head, Layout, choose, goal_width, record_of, runs_of, scratch_of
 from taichi_spec.fft.blocks_levels import levels
@@ -56,7 +56,7 @@ from taichi_spec.framing import annotation
 from taichi_spec.launch import Launch
 from taichi_spec.runtime import arch_name
 from taichi_spec.stft import STFT
-from taichi_spec.terms import Magnitude, Term
+from taichi_spec.terms import Term
 
 MAX_KNOWN = 2**30  # `known` keeps so many bits of an index
 SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
@@ -195,9 +195,9 @@ def one_pass(
     ends = seams(layout, dtype, terms, wanted, fixed, gradient, totals, edges, cut, adds, LENGTHS)
     run_at, begin, source, put, LEFT = ends.run_at, ends.begin, ends.source, ends.put, ends.left
     HALVES = layout.by_halves
-    # Whether the window leaves enough of 168 registers on CUDA: where a thread has its bins' mirrors, and for two frames of
-    # a signal if `Magnitude` is all there is to be done.
-    ROOM = layout.mirrored and gradient and (not fixed or (edges == "none" and isinstance(parts[0][1], Magnitude)))
+    # Whether the window leaves enough of 168 registers on CUDA: where a thread has its bins' mirrors, does little with them,
+    # and two frames of a signal have no edges.
+    ROOM = layout.mirrored and gradient and is_light(parts) and (not fixed or edges == "none")
 
     @ti.func
     def cell(x: ti.template(), b: ti.template(), at: ti.template()):

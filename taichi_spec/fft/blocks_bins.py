@@ -12,6 +12,7 @@ import taichi as ti
 from taichi_spec.bins import Parts
 from taichi_spec.fft.blocks_layout import Layout
 from taichi_spec.fft.pairs import KNOWN, hold, known, measures_of, two_bins
+from taichi_spec.terms import Magnitude
 
 
 class Aim(NamedTuple):
@@ -28,6 +29,11 @@ class Aim(NamedTuple):
     rows: Any
     second: Any
     factors: Any
+
+
+def is_light(parts: Parts) -> bool:
+    """Whether a bin's distance takes the fewest instructions and registers there are."""
+    return len(parts) == 1 and isinstance(parts[0][1], Magnitude) and parts[0][1].p == 2
 
 
 def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: bool, gradient: bool,
@@ -51,7 +57,9 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
     PAIRS = max(1, PAIRS >> (fixed and gradient and layout.stray > 0) >> (C > 1 and N >= 4096))
     # Whether the frames that need no scale, as most do, have a program of their own: where LLVM inlines both. Theirs takes
     # a fourth fewer instructions; the other one goes a pair after the other, to be short.
-    PLAIN = C == 1 and not (fixed and layout.stray > 0) and (gradient or N < 2048)
+    PLAIN = (
+        C == 1 and (is_light(parts) or not MIRRORED) and not (fixed and layout.stray > 0) and (gradient or N < 2048)
+    )
     # Cells before the first row that `spectral` has mirrors in: by halves there is memory for the other ones alone.
     UNUSED = (HALF - 1) * T if layout.by_halves else 0
     measures = measures_of(parts, fixed, dtype, tuple(map(parts.index, wanted)))
@@ -138,7 +146,7 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
         for m in ti.static(range(HALF)):
             re[R - 1 - m], im[R - 1 - m] = ti.static(mirrors)[m]
         if ti.static(not PLAIN):
-            compare_in_turn(sums, re, im, t, aim, scale, HALF // 2, zero)
+            compare_in_turn(sums, re, im, t, aim, scale, ti.static(HALF >> fixed), zero)
         elif uniform(scale[5] > 0):
             compare_in_turn(sums, re, im, t, aim, scale, 1, zero)
         else:
