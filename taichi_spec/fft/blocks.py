@@ -22,7 +22,7 @@ index into registers must be known, so a loop over them takes the first one, and
 What a loop does not change LLVM computes before it, and there it waits in registers. So code that few frames or only a run's
 end need reads `zero` anew (`again`) and computes with that: of 154 registers at n_fft 1024, 18 were for the edges.
 
-What limits the pass on an H200 at n_fft 1024: of each scheduler's three warps one or another can go on in 69 % of all cycles;
+What limits the pass on an H200 at n_fft 1024: of each scheduler's three warps one or another can go on in 70 % of all cycles;
 shared memory is busy in as many. Hence tables in shared memory, no bank conflicts, samples that are asked for in time, levels
 by votes, and writes that do not wait for one another.
 

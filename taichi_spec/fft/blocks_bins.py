@@ -11,7 +11,7 @@ import taichi as ti
 
 from taichi_spec.bins import Parts
 from taichi_spec.fft.blocks_layout import Layout
-from taichi_spec.fft.pairs import KNOWN, hold, known, measures_of, two_bins
+from taichi_spec.fft.pairs import KNOWN, forces_of, hold, known, measures_of, two_bins
 from taichi_spec.terms import Magnitude
 
 
@@ -208,9 +208,7 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
 
     def goals_of(aim, start, scale):
         """What measures this thread's bins from `start` on: `measures`. scale: as `two_bins` takes it."""
-        forces = [aim.factors, aim.factors]
-        if scale is not None:
-            forces = [[hold(factor * scale[2 + s]) for factor in aim.factors] for s in (0, 1)]
+        forces = forces_of(aim.factors, scale)
         return measures(aim.y, *[known(row + start) for row in aim.rows], forces)
 
     def seen(sm, mirrors, count):

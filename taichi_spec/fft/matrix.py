@@ -31,7 +31,7 @@ from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, new_vectors, uplo
 from taichi_spec.bins import Account, Parts, columns_of, finish_function
 from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import GPUEngine, run_sums
-from taichi_spec.fft.pairs import KNOWN, bits_of, measures_of, power_of_two, two_bins
+from taichi_spec.fft.pairs import KNOWN, bits_of, forces_of, measures_of, power_of_two, two_bins
 from taichi_spec.fft.plan import Plan, factorise, is_smooth, unit_circle
 from taichi_spec.fft.together import pairs_writer
 from taichi_spec.framing import IMAGES, add, annotation, framing, framing_of, item_sizes, load, touched
@@ -398,8 +398,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
         row = b * integers[6]
         row0 = row + ti.min(f, items[b, 1] - 1) * integers[7]
         row1 = row + ti.min(f + 1, items[b, 1] - 1) * integers[7]
-        forces = [[factor * scale[2 + s] for factor in ti.static(factors)] for s in ti.static(range(2))]
-        goals = ti.static(measures(y, row0, row1, forces))
+        goals = ti.static(measures(y, row0, row1, forces_of(factors, scale)))
         alone = c == 0 or 2 * c == A
         d = t // SIDE
         while d < B:

@@ -122,14 +122,21 @@ def measures_of(parts: Parts, fixed: bool, dtype: Any, summed: tuple[int, ...]) 
     return measures
 
 
+def forces_of(factors, scale):
+    """What `measures` multiplies derivatives by: each part's factor, but nothing in a silent half. scale: see `two_bins`."""
+    if scale is None:
+        return [factors, factors]
+    return [[hold(factor * scale[2 + s]) for factor in factors] for s in (0, 1)]
+
+
 def two_bins(z, m, measure, scale, fixed, dtype):
     """Bins k and N - k of the packed transform: the two distances, and what replaces the bins.
 
     z = X + i Y at k and m = conj(X) + i conj(Y) at N - k give 2 X and 2 Y; G_X = phi' X / |X| and G_Y go back the
     same way. Both k and N - k will contribute: half of the gradients each, which `measure` has in it.
 
-    scale: what makes an amplitude of each half of z, 0 if it is silent; and, fifth, whether the halves are equal. None where
-    neither is, and amplitudes are magnitudes of 2 X and 2 Y.
+    scale: what makes an amplitude of each half of z, 0 if it is silent; its gradients' share, or 0; whether
+    the halves are equal. None where none is silent or equal, and amplitudes are magnitudes of 2 X and 2 Y.
     """
     x = hold(z[0] + m[0]), hold(z[1] - m[1])
     y = hold(z[1] + m[1]), hold(m[0] - z[0])
