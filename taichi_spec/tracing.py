@@ -1,32 +1,34 @@
 """Taichi's reading of a kernel, without what it does over and over.
 
 Wherever a `ti.func` is inlined, Taichi 1.7 looks up its source anew and, for each node of its syntax tree, lays out the
-lines that an error message would quote, whether or not there is an error: most of the time that tracing takes. Both
-follow from the function alone, and are kept here while kernels are traced. So is what it looks up in the source to
-know whether a function that is made one of its own stands in a class.
+lines that an error message would quote, whether or not there is an error: most of the time that tracing takes. While
+kernels are traced here, what follows from a function alone is kept, and lines are laid out where there is an error. So is
+kept what it looks up in the source to know whether a function that is made one of its own stands in a class.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from textwrap import TextWrapper, dedent, fill
-from types import SimpleNamespace
+from pathlib import Path
+from textwrap import dedent, fill
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 from taichi.lang import kernel_impl
-from taichi.lang.ast import ast_transformer_utils
 from taichi.lang.ast.ast_transformer_utils import ASTTransformerContext
+
+_PACKAGE = str(Path(__file__).parent)
 
 
 @contextmanager
 def repeats_kept() -> Iterator[None]:
     """Kernels traced within take less than half the time for it. What they do, and what an error says, is the same."""
     kept: list[tuple[Any, str, Any]] = [
-        (ASTTransformerContext, "get_pos_info", _by_place(ASTTransformerContext.get_pos_info)),
-        (ast_transformer_utils, "TextWrapper", cache(_Wrapper)),
+        (ASTTransformerContext, "get_pos_info", _if_raised(ASTTransformerContext.get_pos_info)),
         (kernel_impl, "getsourcefile", _by_code(kernel_impl.getsourcefile)),
-        (kernel_impl, "getsourcelines", _by_code(kernel_impl.getsourcelines)),
+        (kernel_impl, "getsourcelines", _by_code(_source_lines)),
         (kernel_impl, "textwrap", SimpleNamespace(fill=cache(fill), dedent=cache(dedent))),
         (kernel_impl, "_inside_class", _by_caller(kernel_impl._inside_class)),
     ]
@@ -40,6 +42,18 @@ def repeats_kept() -> Iterator[None]:
             setattr(owner, name, its)
 
 
+def _if_raised(get_pos_info: Callable[[Any, Any], str]) -> Callable[[Any, Any], str]:
+    """Taichi's function from a node to the lines that quote it; without an error, to the first one alone."""
+
+    def position(context: Any, node: Any) -> str:
+        if context.raised:
+            return get_pos_info(context, node)
+        line, name = node.lineno + context.lineno_offset, context.func.func.__name__
+        return f'File "{context.file}", line {line}, in {name}:\n{context.src[node.lineno - 1]}\n'
+
+    return position
+
+
 # By file and code, not by function: what a function has closed over is not kept alive.
 
 
@@ -49,18 +63,22 @@ def _by_code(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda func: kept(getattr(func, "__code__", func))
 
 
-def _by_place(get_pos_info: Callable[[Any, Any], str]) -> Callable[[Any, Any], str]:
-    """Taichi's function from a node to the lines that quote it."""
-    positions: dict[tuple[Any, ...], str] = {}
+def _source_lines(code: Any) -> tuple[list[str], int]:
+    """The lines of a function, and the number of the first one.
 
-    def position(context: Any, node: Any) -> str:
-        place = (node.lineno, node.col_offset, node.end_lineno, node.end_col_offset, type(node))
-        key = (context.file, context.lineno_offset, *place)
-        if key not in positions:
-            positions[key] = get_pos_info(context, node)
-        return positions[key]
+    `inspect` reads them token by token, to know where the function ends. From Python 3.11 on its code knows that, if it is
+    more than a docstring, as all of this package's `ti.func` are.
+    """
+    if sys.version_info < (3, 11) or not getattr(code, "co_filename", "").startswith(_PACKAGE):
+        return inspect.getsourcelines(code)
+    lines, before = inspect.findsource(code)
+    return lines[before : _last_line(code)], before + 1
 
-    return position
+
+def _last_line(code: Any) -> int:
+    """The last line of a function's code, and of the functions within."""
+    last: int = max(end or 0 for _, end, _, _ in code.co_positions())
+    return max(last, *(_last_line(inner) for inner in code.co_consts if isinstance(inner, CodeType)), 0)
 
 
 def _by_caller(inside_class: Callable[[int], bool]) -> Callable[[int], bool]:
@@ -75,19 +93,3 @@ def _by_caller(inside_class: Callable[[int], bool]) -> Callable[[int], bool]:
         return answers[line]
 
     return answer
-
-
-class _Wrapper(TextWrapper):
-    """Breaks lines, but those that are short enough it does not search for where they might be broken."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width)
-        self.long: dict[str, list[str]] = {}
-
-    def wrap(self, text: str) -> list[str]:
-        line = text.rstrip(" \n")
-        if len(text) <= self.width and line.isprintable():
-            return [line] if line else []
-        if text not in self.long:
-            self.long[text] = super().wrap(text)
-        return self.long[text]

@@ -49,7 +49,7 @@ from taichi_spec.fft.blocks_seams import seams
 from taichi_spec.fft.blocks_shared import shared_memory
 from taichi_spec.fft.blocks_transform import transforms
 from taichi_spec.fft.fused import GPUEngine
-from taichi_spec.fft.pairs import KNOWN, bits_of, hold, power_of_two
+from taichi_spec.fft.pairs import KNOWN, bits_of, element, hold, power_of_two
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.fft.together import four_writer, fours
 from taichi_spec.framing import annotation
@@ -199,15 +199,11 @@ def one_pass(
     # and two frames of a signal have no edges.
     ROOM = layout.mirrored and gradient and is_light(parts) and (not fixed or edges == "none")
 
-    @ti.func
-    def cell(x: ti.template(), b: ti.template(), at: ti.template()):
+    def cell(x, b, at):
         """Sample `at` of a field's item b; of an ndarray, value `at` of its memory, which takes no multiplication."""
-        if ti.static(len(x.shape) == 1):
-            return x[at]
-        elif ti.static(is_field):
-            return x[b, at]
-        else:
-            return x[0, at]
+        if len(x.shape) == 1:
+            return element(x, at)
+        return element(x, b, at) if is_field else element(x, 0, at)
 
     @ti.func
     def sample(x: ti.template(), b: ti.template(), s: ti.template()):
@@ -459,9 +455,12 @@ def one_pass(
                     im[FIRST + m] = ti.static(weights)[m] * samples[HELD - ROWS + m if fixed else HELD + m]
                 slide(samples, signals, b, at, start, length)
             else:
+                taken = ti.static(
+                    [(cell(x, b, at + T * m), cell(other, b, at + (T * m + LATER))) for m in range(ROWS)]
+                )
                 for m in ti.static(range(ROWS)):
-                    re[FIRST + m] = ti.static(weights)[m] * cell(x, b, at + ti.static(T * m))
-                    im[FIRST + m] = ti.static(weights)[m] * cell(other, b, at + ti.static(T * m + LATER))
+                    re[FIRST + m] = ti.static(weights)[m] * ti.static(taken)[m][0]
+                    im[FIRST + m] = ti.static(weights)[m] * ti.static(taken)[m][1]
         else:
             held = False
             again = integers[HEAD.zero]
@@ -470,14 +469,14 @@ def one_pass(
                 first, second = ti.cast(0, dtype), ti.cast(0, dtype)
                 at = source(start + n, length)
                 if live and at >= 0:
-                    first = cell(x, b, row + at)
+                    first = ti.static([cell(x, b, row + at)])[0]
                 if ti.static(fixed):
                     at = source(start + H + n, length)
                 if f + (FRAMES - 1) < frames and at >= 0:
-                    second = cell(other, b, row + at)
+                    second = ti.static([cell(other, b, row + at)])[0]
                 place = m + FIRST
-                even, odd = constants(sm, table, t + again + T * (place >> 1), WINDOW, ENTRIES)
-                w = ti.select(place & 1, odd, even)
+                pair = ti.static(constants(sm, table, t + again + T * (place >> 1), WINDOW, ENTRIES))
+                w = ti.select(place & 1, ti.static(pair)[1], ti.static(pair)[0])
                 for k in ti.static(range(FIRST, FIRST + ROWS - 1)):  # after the last one each is in its place
                     re[k], im[k] = re[k + 1], im[k + 1]
                 re[FIRST + ROWS - 1], im[FIRST + ROWS - 1] = w * first, w * second
@@ -487,10 +486,11 @@ def one_pass(
                  integers: ti.template()):  # fmt: skip
         """All samples of a transform, from `at` on."""
         for m in range(HELD + integers[HEAD.zero]):  # + 0, as in load_frames
+            taken = ti.static([cell(signal, b, at + T * m) for signal in signals])
             for s in ti.static(range(len(signals))):
                 for k in ti.static(range(s * HELD, (s + 1) * HELD - 1)):
                     samples[k] = samples[k + 1]
-                samples[(s + 1) * HELD - 1] = cell(signals[s], b, at + T * m)
+                samples[(s + 1) * HELD - 1] = ti.static(taken)[s]
 
     @ti.func
     def slide(samples: ti.template(), signals: ti.template(), b: ti.template(), at: ti.template(), start: ti.template(),
@@ -503,11 +503,11 @@ def one_pass(
         beyond = start + ti.static(SPAN + (2 * FRAMES - 1) * H) > length
         further = at + ti.select(beyond, 0, ti.static(FRAMES * H))
         for s in ti.static(range(len(signals))):
-            for m in ti.static(range(HELD)):
-                if ti.static(m < SHARED_ROWS):
-                    samples[s * HELD + m] = samples[s * HELD + m + SHIFT * FRAMES]
-                else:
-                    samples[s * HELD + m] = cell(signals[s], b, further + ti.static(T * m))
+            taken = ti.static([cell(signals[s], b, further + T * m) for m in range(SHARED_ROWS, HELD)])
+            for m in ti.static(range(SHARED_ROWS)):
+                samples[s * HELD + m] = samples[s * HELD + m + SHIFT * FRAMES]
+            for m in ti.static(range(SHARED_ROWS, HELD)):
+                samples[s * HELD + m] = ti.static(taken)[m - SHARED_ROWS]
 
     @ti.func
     def touch_signals(x: ti.template(), other: ti.template(), b: ti.template(), t: ti.template(), start: ti.template(),

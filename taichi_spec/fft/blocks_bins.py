@@ -230,8 +230,9 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
     def take_mirrors(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template()):
         """And what others have left there comes back."""
         at = mirror_cells(team, t + nothing(t, 2))
+        found = ti.static([fetch_from(sm, at, T * m) for m in range(HALF)])
         for m in ti.static(range(HALF)):
-            re[HALF + m], im[HALF + m] = fetch_from(sm, at, ti.static(T * m))
+            re[HALF + m], im[HALF + m] = ti.static(found)[m]
 
     @ti.func
     def mirror_cells(team: ti.template(), t):

@@ -9,7 +9,7 @@ from typing import Any
 import taichi as ti
 
 from taichi_spec.fft.blocks_layout import Layout
-from taichi_spec.fft.pairs import hold
+from taichi_spec.fft.pairs import element, hold
 
 
 def shared_memory(layout: Layout, dtype: Any, at_once: int) -> SimpleNamespace:
@@ -67,14 +67,13 @@ def shared_memory(layout: Layout, dtype: Any, at_once: int) -> SimpleNamespace:
         else:
             return sm[2 * at], sm[2 * at + 1]
 
-    @ti.func
-    def fetch_from(sm: ti.template(), base: ti.template(), away: ti.template()):
+    def fetch_from(sm, base, away):
         """Cell base + away, of many that have one base. Counted from that cell as numbers, which lie one behind the other,
         they have one address; LLVM would find that too, but not before it has decided what to inline."""
-        if ti.static(CUDA):
-            return sm[base][ti.static(2 * away)], sm[base][ti.static(2 * away + 1)]
-        else:
-            return sm[2 * base + ti.static(2 * away)], sm[2 * base + ti.static(2 * away + 1)]
+        if CUDA:
+            cell = element(sm, base)
+            return element(cell, 2 * away), element(cell, 2 * away + 1)
+        return element(sm, 2 * base + 2 * away), element(sm, 2 * base + (2 * away + 1))
 
     @ti.func
     def store_one(sm: ti.template(), at: ti.template(), a: ti.template()):
@@ -91,20 +90,13 @@ def shared_memory(layout: Layout, dtype: Any, at_once: int) -> SimpleNamespace:
         else:
             return sm[at]
 
-    @ti.func
-    def entry(table: ti.template(), at: ti.template()):
+    def entry(table, at):
         """A pair of the table in memory."""
-        return table[at], table[at + ENTRIES]
+        return element(table, at), element(table, at + ENTRIES)
 
-    @ti.func
-    def constants(
-        sm: ti.template(), table: ti.template(), base: ti.template(), away: ti.template(), end: ti.template()
-    ):
+    def constants(sm, table, base, away, end):
         """Pair base + away of the table, each thread's own. end: behind all of theirs."""
-        if ti.static(end <= RESIDENT):
-            return fetch_from(sm, base, ti.static(away + TABLE))
-        else:
-            return entry(table, base + away)
+        return fetch_from(sm, base, away + TABLE) if end <= RESIDENT else entry(table, base + away)
 
     def entries_at(table, n):
         """Entries that a thread puts into shared memory, all asked for before any is awaited; the last one for none."""

@@ -20,6 +20,11 @@ def hold(value):
     return impl.expr_init(value)
 
 
+def element(array, *at):
+    """array[at] as a `ti.func` reads it, without one: many take longer to trace than what they do."""
+    return impl.subscript(None, array, *at)
+
+
 def known(index):
     """An index >= 0 of which LLVM knows no more than that: constants added to it become offsets of the access.
 
