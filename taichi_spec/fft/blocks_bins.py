@@ -50,16 +50,20 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
     C, SUMS = len(parts), len(wanted)
     N, R, T, HALF = layout.n_fft, layout.points, layout.threads, layout.points // 2
     MIRRORED = layout.mirrored
+    HEAVY = C == 1 and not is_light(parts)
+    # Whether the frames that need no scale, as most do, have a program of their own: where LLVM inlines both. Theirs takes
+    # a fourth fewer instructions.
+    PLAIN = C == 1 and not (fixed and layout.stray > 0) and (gradient or (N < 2048 and not (MIRRORED and HEAVY)))
     # Pairs of bins at work at once: as many as there are registers for, and LLVM still inlines.
     PAIRS = 4 if C <= 3 and not fixed else 2
     if C == 1:
         PAIRS = HALF if N < 2048 else 4
-    PAIRS = max(1, PAIRS >> (fixed and gradient and layout.stray > 0) >> (C > 1 and N >= 4096))
-    # Whether the frames that need no scale, as most do, have a program of their own: where LLVM inlines both. Theirs takes
-    # a fourth fewer instructions; the other one goes a pair after the other, to be short.
-    PLAIN = (
-        C == 1 and (is_light(parts) or not MIRRORED) and not (fixed and layout.stray > 0) and (gradient or N < 2048)
-    )
+    if (MIRRORED and HEAVY and (gradient or fixed)) or (fixed and gradient and layout.stray > 0):
+        PAIRS //= 2
+    if C > 1 and N >= 4096:
+        PAIRS //= 2
+    # The same of frames that need a scale, if the others have a program of their own.
+    SCALED = 1 if fixed or N > 1024 else 4 if MIRRORED else 2
     # Cells before the first row that `spectral` has mirrors in: by halves there is memory for the other ones alone.
     UNUSED = (HALF - 1) * T if layout.by_halves else 0
     measures = measures_of(parts, fixed, dtype, tuple(map(parts.index, wanted)))
@@ -79,7 +83,7 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
         second = f + 1 < frames
         aim = ti.static(Aim(y, rows(row, f, frames, item_stride, frame_stride), second, factors))
         if ti.static(MIRRORED):
-            compare_own(sums, re, im, t, aim, scale, zero)
+            compare_own(sums, re, im, sm, team, t, aim, scale, zero)
         else:
             compare_lent(sums, re, im, sm, team, t, aim, scale, zero)
         return sums
@@ -94,12 +98,7 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
         Bin 0, its own mirror, joins them there; bin N / 2 is left over, for thread 0 to do alone.
         """
         lend_mirrors(re, im, sm, team, t)
-        if ti.static(not PLAIN):
-            compare_groups(sums, re, im, sm, team, t, aim, scale, PAIRS, zero)
-        elif uniform(scale[5] > 0):
-            compare_groups(sums, re, im, sm, team, t, aim, scale, 1, zero)
-        else:
-            compare_groups(sums, re, im, sm, team, t, aim, None, PAIRS, zero)
+        compare_all(sums, re, im, sm, team, t, aim, scale, zero)
         if t == 0:
             middle = team + ti.static((HALF - 1) * T - UNUSED)
             bins = ti.static([fetch(sm, middle)])
@@ -113,30 +112,49 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
             take_mirrors(re, im, sm, team, t)
 
     @ti.func
+    def compare_all(sums: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
+                    t: ti.template(), aim: ti.template(), scale: ti.template(), zero: ti.template()):  # fmt: skip
+        """All pairs of bins but the middle."""
+        if ti.static(not PLAIN):
+            compare_groups(sums, re, im, sm, team, t, aim, scale, PAIRS, zero)
+        elif uniform(scale[5] > 0):
+            compare_groups(sums, re, im, sm, team, t, aim, scale, SCALED, zero)
+        else:
+            compare_groups(sums, re, im, sm, team, t, aim, None, PAIRS, zero)
+
+    @ti.func
     def compare_groups(sums: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(),
                        team: ti.template(), t: ti.template(), aim: ti.template(), scale: ti.template(),
                        count: ti.template(), zero: ti.template()):  # fmt: skip
-        """All pairs of bins but the middle, so many at once. scale: None for frames that need none."""
-        goals = ti.static(goals_of(aim, t, scale))
+        """The same, so many at once. scale: None for frames that need none.
+
+        Bins are in registers m < R / 2, their mirrors in R - 1 - m, or where others have left them.
+        """
         for group in range(ti.static(HALF // count) + ti.static(count < HALF) * zero):  # + 0, see `blocks`
             first = group * ti.static(count)
-            mirrors = (team + t + ti.static((R - count) * T - UNUSED) - first * T) & KNOWN
-            own_bins = ti.static(list(zip(re, im))[:count])
+            bins = ti.static(list(zip(re, im)))
+            cell = (team + t + ti.static((R - count) * T - UNUSED) - first * T) & KNOWN  # the last one's mirror
+            goals = ti.static([goals_of(aim, start, scale) for start in starts_of(t, first, count)])
+            measured = ti.static([goals[m % len(goals)](first * T + T * m) for m in range(count)])
             alone = (t | first) == 0
-            measured = ti.static([goals(first * T + T * m) for m in range(count)])
-            found, low, high = ti.static(distances(own_bins, seen(sm, mirrors, count), alone, measured, aim, scale))
+            mirrors = ti.static(mirrors_of(bins, sm, cell, count))
+            found, low, high = ti.static(distances(bins[:count], mirrors, alone, measured, aim, scale))
             add(sums, found)
-            for m in ti.static(range(HALF - count)):  # the next ones take their place; after all groups each is back
-                re[m] = re[m + count]
-                im[m] = im[m + count]
+            for k in ti.static(range(HALF - count)):  # the next ones take their place; after all groups each is back
+                re[k], im[k] = re[k + count], im[k + count]
+                if ti.static(MIRRORED):
+                    re[R - 1 - k], im[R - 1 - k] = re[R - 1 - k - count], im[R - 1 - k - count]
             if ti.static(gradient):
                 for m in ti.static(range(count)):
                     re[HALF - count + m], im[HALF - count + m] = ti.static(low)[m]
-                    store(sm, mirrors + ti.static((count - 1 - m) * T), *ti.static(high)[m])
+                    if ti.static(MIRRORED):
+                        re[HALF - 1 + count - m], im[HALF - 1 + count - m] = ti.static(high)[m]
+                    else:
+                        store(sm, cell + ti.static((count - 1 - m) * T), *ti.static(high)[m])
 
     @ti.func
-    def compare_own(sums: ti.template(), re: ti.template(), im: ti.template(), t: ti.template(), aim: ti.template(),
-                    scale: ti.template(), zero: ti.template()):  # fmt: skip
+    def compare_own(sums: ti.template(), re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(),
+                    t: ti.template(), aim: ti.template(), scale: ti.template(), zero: ti.template()):  # fmt: skip
         """By a thread that has its bins' mirrors itself, see `transforms`: no shared memory.
 
         Thread 0 has bin N / 2 in the middle, and bins and mirrors in other registers than the others.
@@ -145,12 +163,7 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
         mirrors = ti.static(turned_over(list(zip(re, im)), t))
         for m in ti.static(range(HALF)):
             re[R - 1 - m], im[R - 1 - m] = ti.static(mirrors)[m]
-        if ti.static(not PLAIN):
-            compare_in_turn(sums, re, im, t, aim, scale, ti.static(HALF >> fixed), zero)
-        elif uniform(scale[5] > 0):
-            compare_in_turn(sums, re, im, t, aim, scale, 1, zero)
-        else:
-            compare_in_turn(sums, re, im, t, aim, None, HALF, zero)
+        compare_all(sums, re, im, sm, team, t, aim, scale, zero)
         if t == 0:
             goals = ti.static(goals_of(aim, t, scale))
             found, central, _ = ti.static(distances([middle], [middle], True, [goals(T * HALF)], aim, scale))
@@ -160,26 +173,6 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
             back = ti.static(turned_back(list(zip(re, im)), middle, t))
             for m in ti.static(range(HALF)):
                 re[HALF + m], im[HALF + m] = ti.static(back)[m]
-
-    @ti.func
-    def compare_in_turn(sums: ti.template(), re: ti.template(), im: ti.template(), t: ti.template(), aim: ti.template(),
-                        scale: ti.template(), count: ti.template(), zero: ti.template()):  # fmt: skip
-        """Bins in registers m < R / 2 and their mirrors in R - 1 - m, so many at once. scale: as `compare_groups`'s."""
-        for group in range(ti.static(HALF // count) + ti.static(count < HALF) * zero):  # + 0, see `blocks`
-            first = group * ti.static(count)
-            bins = ti.static(list(zip(re, im)))
-            goals = ti.static([goals_of(aim, start, scale) for start in starts_of(t, first, count)])
-            measured = ti.static([goals[m % len(goals)](first * T + T * m) for m in range(count)])
-            alone, mirrors = (t | first) == 0, ti.static(bins[: R - 1 - count : -1])
-            found, low, high = ti.static(distances(bins[:count], mirrors, alone, measured, aim, scale))
-            add(sums, found)
-            for k in ti.static(range(HALF - count)):  # the next ones take their place; after all of them each is back
-                re[k], im[k] = re[k + count], im[k + count]
-                re[R - 1 - k], im[R - 1 - k] = re[R - 1 - k - count], im[R - 1 - k - count]
-            if ti.static(gradient):
-                for m in ti.static(range(count)):
-                    re[HALF - count + m], im[HALF - count + m] = ti.static(low)[m]
-                    re[HALF - 1 + count - m], im[HALF - 1 + count - m] = ti.static(high)[m]
 
     @ti.func
     def add(sums: ti.template(), found: ti.template()):
@@ -211,9 +204,11 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
         forces = forces_of(aim.factors, scale)
         return measures(aim.y, *[known(row + start) for row in aim.rows], forces)
 
-    def seen(sm, mirrors, count):
-        """The bins that others have left for this thread, the last one's mirror in cell `mirrors`."""
-        return [fetch_from(sm, mirrors, T * m) for m in reversed(range(count))]
+    def mirrors_of(bins, sm, cell, count):
+        """Of a thread's first bins, so many: among its last ones, or those that others have left from `cell` on."""
+        if MIRRORED:
+            return bins[: R - 1 - count : -1]
+        return [fetch_from(sm, cell, T * m) for m in reversed(range(count))]
 
     @ti.func
     def lend_mirrors(re: ti.template(), im: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template()):
