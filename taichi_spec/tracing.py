@@ -29,7 +29,7 @@ def repeats_kept() -> Iterator[None]:
         (ASTTransformerContext, "get_pos_info", _if_raised(ASTTransformerContext.get_pos_info)),
         (kernel_impl, "getsourcefile", _by_code(kernel_impl.getsourcefile)),
         (kernel_impl, "getsourcelines", _by_code(_source_lines)),
-        (kernel_impl, "textwrap", SimpleNamespace(fill=cache(fill), dedent=cache(dedent))),
+        (kernel_impl, "textwrap", SimpleNamespace(fill=_filled, dedent=cache(dedent))),
         (kernel_impl, "_inside_class", _by_caller(kernel_impl._inside_class)),
     ]
     taichis = [(owner, name, getattr(owner, name)) for owner, name, _ in kept]
@@ -52,6 +52,12 @@ def _if_raised(get_pos_info: Callable[[Any, Any], str]) -> Callable[[Any, Any], 
         return f'File "{context.file}", line {line}, in {name}:\n{context.src[node.lineno - 1]}\n'
 
     return position
+
+
+def _filled(line: str, tabsize: int, width: int) -> str:
+    """`textwrap.fill` of a line of code, which seldom has anything to be filled."""
+    text = line.rstrip()
+    return text if text.isprintable() and len(text) <= width else fill(line, tabsize=tabsize, width=width)
 
 
 # By file and code, not by function: what a function has closed over is not kept alive.

@@ -4,7 +4,7 @@ import ast
 import inspect
 import linecache
 from pathlib import Path
-from textwrap import dedent
+from textwrap import dedent, fill
 from types import CodeType
 
 import pytest
@@ -74,6 +74,14 @@ def test_functions_end_where_inspect_says():
             assert ast.dump(ast.parse(dedent("".join(lines)))) == ast.dump(ast.parse(dedent("".join(expected))))
             count += 1
     assert count > 100
+
+
+def test_lines_are_filled_as_taichis():
+    with open(__file__) as file:
+        lines = [*file, "", "  ", "\n", "a\tb\n", "\tb\n", "\x0c a\n", "a" * 99 + " b " + "c" * 99]
+    for line in lines:
+        for width in (9999, 100):
+            assert tracing._filled(line, 4, width) == fill(line, tabsize=4, width=width)
 
 
 def test_methods_are_told_from_functions():
