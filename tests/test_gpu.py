@@ -383,6 +383,27 @@ def test_threads_that_have_their_bins_mirrors(kind, hop, win_length):
         assert result == pytest.approx(expected[0].sum(), rel=TOLERANCE[np.float32])
 
 
+@pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)
+@pytest.mark.parametrize("n_fft,hop,terms", [
+    (1024, 256, [ts.Power()]), (1024, 256, [ts.LogMagnitude(p=2, eps=0.5)]),
+    (1024, 200, [ts.LogMagnitude(p=2, eps=0.5)]), (512, 128, [ts.Power()]),
+    (4096, 700, [ts.Magnitude(), ts.Power(weight=1e-3)]),
+], ids=str)  # fmt: skip
+def test_terms_whose_bins_take_turns(kind, n_fft, hop, terms):
+    """Few pairs at once; some frames are equal, some of other levels, and most need no scale."""
+    stft = ts.STFT(n_fft, hop, window="hamming")
+    x, y = signals(31, 9 * n_fft, dtype=np.float32)
+    x[3 * n_fft : 5 * n_fft] *= 0.01
+    y[6 * n_fft : 8 * n_fft] = x[6 * n_fft : 8 * n_fft]
+    expected = ts.reference.value_and_grad(x, y, stft, terms=terms)
+    value, grads = ts.value_and_grad(x, y, wrt="both", stft=stft, terms=terms)
+    fixed_value, grad = ts.value_and_grad(x, ts.Target.from_signal(y), stft=stft, terms=terms)
+    assert isinstance(used(), kind)
+    assert error([*grads, grad], [*expected[1:], expected[1]]) < TOLERANCE[np.float32]
+    for result in (value, fixed_value, ts.spectral_loss(x, y, stft=stft, terms=terms)):
+        assert result == pytest.approx(expected[0], rel=TOLERANCE[np.float32])
+
+
 @pytest.mark.parametrize("n_fft", [64, 256, 1024, 4096])
 def test_one_sample_is_the_loudest(kind, n_fft):
     """And another one in y, wherever they are: all threads of a frame agree on its levels."""

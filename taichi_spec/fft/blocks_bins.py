@@ -61,7 +61,7 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
     if (MIRRORED and HEAVY and (gradient or fixed)) or (fixed and gradient and layout.stray > 0):
         PAIRS //= 2
     if C > 1 and N >= 4096:
-        PAIRS //= 2
+        PAIRS = max(1, PAIRS // 2)
     # The same of frames that need a scale, if the others have a program of their own.
     SCALED = 1 if fixed or N > 1024 else 4 if MIRRORED else 2
     # Cells before the first row that `spectral` has mirrors in: by halves there is memory for the other ones alone.
