@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import taichi as ti
 
+from taichi_spec.fields import FieldMemory
 from taichi_spec.tracing import repeats_kept
 
 
@@ -17,7 +18,7 @@ class Launch(NamedTuple):
     """A kernel and what it is called with.
 
     kernel: a Taichi kernel.
-    arguments: ndarrays, fields and i32 scalars. A string is the name of one that each call brings along.
+    arguments: ndarrays, fields, their memory, and i32 scalars. A string is the name of one that each call brings along.
     """
 
     kernel: Any
@@ -30,12 +31,13 @@ class Prepared(NamedTuple):
     code: the kernel, compiled for the fields among its arguments.
     new_context: makes the context of one launch, which takes the arguments. It cannot be used again: Taichi writes addresses
         into it that are no longer true then.
-    arrays, numbers: the other arguments, each with its place.
+    arrays, memories, numbers: the other arguments, each with its place.
     """
 
     code: Any
     new_context: Callable[[], Any]
     arrays: list[tuple[tuple[int], Any]]
+    memories: list[tuple[tuple[int], FieldMemory]]
     numbers: list[tuple[tuple[int], int]]
 
     def context(self) -> Any:
@@ -44,6 +46,8 @@ class Prepared(NamedTuple):
         take = context.set_arg_ndarray
         for place, array in self.arrays:
             take(place, array)
+        for place, given in self.memories:
+            context.set_arg_external_array_with_shape(place, given.address, given.nbytes, given.shape, 0)
         for place, number in self.numbers:
             context.set_arg_int(place, number)
         return context
@@ -97,7 +101,9 @@ def _arguments(launch: Launch, brought: dict[str, Any]) -> list[Any]:
 def _compiled(launch: Launch, brought: dict[str, Any]) -> tuple[Any, Any]:
     """A launch's kernel for the fields among its arguments: as Taichi compiles it, and what it was compiled to."""
     arguments, kernel, prog = _arguments(launch, brought), launch.kernel._primal, ti.lang.impl.get_runtime().prog
-    key = kernel.ensure_compiled(*arguments)
+    key = kernel.ensure_compiled(
+        *[given.stand_in() if isinstance(given, FieldMemory) else given for given in arguments]
+    )
     source = kernel.compiled_kernels[key]
     return source, prog.compile_kernel(prog.config(), prog.get_device_caps(), source)
 
@@ -106,9 +112,10 @@ def _prepared(launch: Launch, kernel: tuple[Any, Any], brought: dict[str, Any]) 
     """A launch with its arguments; fields have no places, they are compiled into the kernel."""
     source, code = kernel
     others = [argument for argument in _arguments(launch, brought) if not isinstance(argument, ti.Field)]
-    arrays = [((i,), given.arr) for i, given in enumerate(others) if not isinstance(given, int)]
+    arrays = [((i,), given.arr) for i, given in enumerate(others) if not isinstance(given, int | FieldMemory)]
+    memories = [((i,), given) for i, given in enumerate(others) if isinstance(given, FieldMemory)]
     numbers = [((i,), given) for i, given in enumerate(others) if isinstance(given, int)]
-    return Prepared(code, source.make_launch_context, arrays, numbers)
+    return Prepared(code, source.make_launch_context, arrays, memories, numbers)
 
 
 @contextmanager

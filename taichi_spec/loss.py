@@ -10,6 +10,7 @@ import taichi as ti
 from taichi_spec.arrays import new_array
 from taichi_spec.checks import check_float_field, check_signal_field, float_type, has_grad
 from taichi_spec.engines import SCRATCH_BYTES, Options, make_engine
+from taichi_spec.fields import has_memory
 from taichi_spec.launch import Chain, Launch
 from taichi_spec.runtime import check_alive, current_tape, runtime_token
 from taichi_spec.stft import STFT
@@ -104,7 +105,9 @@ class SpectralLoss:
         self.target = target if fixed else self._check_target_field(target)
         self._check_value(value)  # before any memory is taken
         dtype = float_type(x)
-        self._engine = make_engine(options, dtype, True, self._batch, self._n_samples, fixed)
+        fields = [self.x] if fixed else [self.x, self.target]
+        have_memory = all(map(has_memory, fields))
+        self._engine = make_engine(options, dtype, True, self._batch, self._n_samples, fixed, have_memory)
         self._total = new_array(dtype, (self._batch,))
         self._upstream = new_array(dtype, (self._batch,))
         self._owns_value = value is None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from taichi_spec.arrays import new_array, upload
 from taichi_spec.bins import Account, Parts, columns_of, parts_of
+from taichi_spec.fields import where_it_lies
 from taichi_spec.framing import add, annotation
 from taichi_spec.launch import Chain, Launch
 from taichi_spec.terms import SumsTerm, Term, unweighted
@@ -24,7 +25,7 @@ class FusedEngine(ABC):
 
     Args:
         dtype: ti.f32 or ti.f64, of the signals.
-        is_field: whether signals are fields or ndarrays.
+        is_field: whether the signals are fields that have no memory of their own; or else ndarrays, or fields that have.
         batch, n_samples: B and T.
         fixed: whether the target is an array of magnitudes, which has no gradient.
     """
@@ -42,12 +43,15 @@ class FusedEngine(ABC):
     def backward(self, x: Any, y: Any, grad_x: Any, grad_y: Any, upstream: Any) -> None:
         """grad_x += upstream[b] ∂L/∂x as the last `forward` kept it, and grad_y likewise; either may be None."""
         asked = grad_x is not None, grad_y is not None
+        grads = dict(grad_x=where_it_lies(grad_x), grad_y=where_it_lies(grad_y))
         if asked not in self.ways_back:
-            kernel = add_scaled_kernel(self.is_field, self.batch == 1)
-            three = zip(self.kept, ("grad_x", "grad_y"), asked)
-            launches = [Launch(kernel, (kept, "upstream", name)) for kept, name, wanted in three if wanted]
+            launches = [
+                Launch(add_scaled_kernel(isinstance(grad, ti.Field), self.batch == 1), (kept, "upstream", name))
+                for kept, (name, grad) in zip(self.kept, grads.items())
+                if grad is not None
+            ]
             self.ways_back[asked] = Chain(launches)
-        self.ways_back[asked](upstream=upstream, grad_x=grad_x, grad_y=grad_y)
+        self.ways_back[asked](upstream=upstream, **grads)
 
     def value_and_grad(self, x: Any, y: Any, total: Any, grad_x: Any, grad_y: Any) -> None:
         """total as in `forward`, and its sum's gradients, which replace what is in the ndarrays grad_x and grad_y.
@@ -71,6 +75,8 @@ class FusedEngine(ABC):
         if gradient not in self.chains:
             grads = ("grad_x", None if self.fixed else "grad_y") if gradient else (None, None)
             self.chains[gradient] = Chain(self.launches("total", *grads), self.spared)
+        if not self.is_field:
+            x, y = where_it_lies(x), where_it_lies(y)
         self.chains[gradient](x=x, y=y, total=total, grad_x=grad_x, grad_y=grad_y)
 
     @property

@@ -1,0 +1,86 @@
+"""Fields, wherever they lie: alone in memory, where kernels take their address, or among others."""
+
+import numpy as np
+import pytest
+import taichi as ti
+
+import taichi_spec as ts
+from support import TOLERANCE, dtypes, error, field, signals
+from taichi_spec.fields import has_memory, where_it_lies
+
+STFT = ts.STFT(n_fft=64)
+
+
+def alone(dtype, rows, length):
+    return ti.field(dtype, (rows, length), needs_grad=True)
+
+
+def beside_its_gradient(dtype, rows, length):
+    made = ti.field(dtype, needs_grad=True)
+    ti.root.dense(ti.ij, (rows, length)).place(made, made.grad)
+    return made
+
+
+def by_columns(dtype, rows, length):
+    return ti.field(dtype, (rows, length), order="ji", needs_grad=True)
+
+
+def in_blocks(dtype, rows, length):
+    made = ti.field(dtype, needs_grad=True)
+    ti.root.dense(ti.ij, (rows, length // 4)).dense(ti.j, 4).place(made)
+    ti.root.dense(ti.ij, (rows, length)).place(made.grad)
+    return made
+
+
+def with_a_gradient_elsewhere(dtype, rows, length):
+    made, other = ti.field(dtype, needs_grad=True), ti.field(dtype)
+    ti.root.dense(ti.ij, (rows, length)).place(made)
+    ti.root.dense(ti.ij, (rows, length)).place(other, made.grad)
+    return made
+
+
+LAYOUTS = [alone, beside_its_gradient, by_columns, in_blocks, with_a_gradient_elsewhere]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+def test_every_layout(restarted, layout):
+    for dtype in dtypes():
+        x, y = signals(1, 2, 500, dtype=dtype)
+        X, Y = layout(ti.f64 if dtype == np.float64 else ti.f32, 2, 500), field(y)
+        X.from_numpy(x)
+        assert has_memory(X) == (restarted == "cpu" and layout in (alone, with_a_gradient_elsewhere))
+        loss = ts.SpectralLoss(X, Y, STFT)
+        for tape in range(2):
+            with ti.ad.Tape(loss.value):
+                loss.compute()
+            expected = ts.reference.value_and_grad(x, y, STFT)
+            assert loss.value[None] == pytest.approx(expected[0].sum(), rel=TOLERANCE[dtype])
+            assert error(X.grad.to_numpy(), expected[1]) < TOLERANCE[dtype], tape
+            assert error(Y.grad.to_numpy(), expected[2]) < TOLERANCE[dtype], tape
+        assert np.array_equal(X.to_numpy(), x)
+
+
+@pytest.mark.parametrize("stft", [STFT, [STFT, ts.STFT(n_fft=128)]], ids=["one", "several"])
+def test_a_loss_of_new_fields_takes_the_same_kernels(cpu, stft):
+    losses = []
+    for seed in range(2):
+        x, y = signals(seed, 500, dtype=np.float32)
+        X, Y = field(x), field(y)
+        loss = ts.SpectralLoss(X, Y, stft)
+        with ti.ad.Tape(loss.value):
+            loss.compute()
+        _, expected, _ = ts.reference.value_and_grad(x, y, STFT)
+        assert stft is not STFT or error(X.grad.to_numpy(), expected) < 1e-5
+        losses.append(loss)
+    chains = [[loss._engine.chains[True], *loss._engine.ways_back.values()] for loss in losses]
+    for first, second in zip(*chains, strict=True):
+        assert [kernel for kernel, _ in first.kernels] == [kernel for kernel, _ in second.kernels]
+
+
+def test_memory_is_the_fields_own(cpu):
+    numbers = np.arange(12, dtype=np.float64).reshape(3, 4)
+    made = field(numbers)
+    memory = where_it_lies(made)
+    assert memory is where_it_lies(made) and memory.shape == (3, 4) and memory.nbytes == numbers.nbytes
+    assert where_it_lies(field(numbers[0])).shape == (1, 4)
+    assert where_it_lies(made.grad).address not in range(memory.address, memory.address + memory.nbytes)
