@@ -14,7 +14,8 @@ from taichi.lang import impl
 from taichi.lang.snode import SNode
 
 from taichi_spec.arrays import itemsize, new_array
-from taichi_spec.runtime import arch_name, runtime_token
+from taichi_spec.checks import float_type
+from taichi_spec.runtime import arch_name
 
 ARCHS = ("cpu",)  # whose kernels know a field's address and take one for an array
 
@@ -28,14 +29,14 @@ class FieldMemory:
     """
 
     def __init__(self, field: Any) -> None:
-        self.dtype = ti.f64 if field.dtype == ti.f64 else ti.f32
+        self.dtype = float_type(field)
         self.shape: tuple[int, ...] = (1, *field.shape)[-2:]
         self.nbytes = itemsize(self.dtype) * self.shape[0] * self.shape[1]
         self.address = int(address_kernel(len(field.shape))(field))
 
     def stand_in(self) -> Any:
         """An ndarray of the same dtype and rank, to compile for."""
-        return _stand_in(self.dtype, runtime_token())
+        return new_array(self.dtype, (1, 1))
 
 
 def has_memory(field: Any) -> bool:
@@ -56,11 +57,6 @@ def where_it_lies(signal: Any) -> Any:
 
 
 _memories: WeakKeyDictionary[Any, FieldMemory] = WeakKeyDictionary()
-
-
-@cache
-def _stand_in(dtype: Any, token: Any) -> Any:
-    return new_array(dtype, (1, 1))
 
 
 @cache

@@ -11,7 +11,7 @@ import pytest
 import taichi as ti
 from taichi.lang import kernel_impl
 
-import taichi_spec
+import taichi_spec as ts
 from taichi_spec import tracing
 
 
@@ -55,6 +55,20 @@ def test_kernels_and_messages_are_taichis(cpu):
         assert twice_halved(8.0) == 6
 
 
+@ti.kernel
+def writes_beyond(v: ti.types.ndarray(), i: int):
+    v[i] = 1.0
+
+
+def test_a_kernel_that_checks_bounds_quotes_as_taichi():
+    ts.init(arch="cpu", debug=True, offline_cache=False, log_level=ti.ERROR)
+    try:
+        with tracing.repeats_kept(), pytest.raises(ti.TaichiAssertionError, match=r"v\[i\] = 1\.0\n    \^\^\^\^"):
+            writes_beyond(ti.ndarray(ti.f32, 4), 9)
+    finally:
+        ti.reset()
+
+
 def taichi_functions_in(code):
     """The code of all functions in a module's code that Taichi is to read."""
     for inner in code.co_consts:
@@ -66,7 +80,7 @@ def taichi_functions_in(code):
 
 def test_functions_end_where_inspect_says():
     count = 0
-    for path in Path(taichi_spec.__file__).parent.rglob("*.py"):
+    for path in Path(ts.__file__).parent.rglob("*.py"):
         for code in taichi_functions_in(compile(path.read_text(), str(path), "exec")):
             lines, first = tracing._source_lines(code)
             expected, first_expected = inspect.getsourcelines(code)

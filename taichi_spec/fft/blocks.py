@@ -52,7 +52,7 @@ from taichi_spec.fft.fused import GPUEngine
 from taichi_spec.fft.pairs import KNOWN, bits_of, element, hold, power_of_two
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.fft.together import four_writer, fours
-from taichi_spec.framing import annotation
+from taichi_spec.framing import annotation, load
 from taichi_spec.launch import Launch
 from taichi_spec.runtime import arch_name
 from taichi_spec.stft import STFT
@@ -204,14 +204,6 @@ def one_pass(
         if len(x.shape) == 1:
             return element(x, at)
         return element(x, b, at) if is_field else element(x, 0, at)
-
-    @ti.func
-    def sample(x: ti.template(), b: ti.template(), s: ti.template()):
-        """Sample s of item b."""
-        if ti.static(len(x.shape) == 1):
-            return x[s]
-        else:
-            return x[b, s]
 
     @ti.func
     def threads(integers: ti.template()):
@@ -523,12 +515,12 @@ def one_pass(
         at = ti.max(ti.min(at, length - 1), 0)
         value = ti.cast(0, dtype)
         if ti.static(fixed):
-            value = sample(x, b, at)
+            value = load(x, b, at)
         else:
             if t < ti.static(T // 2):
-                value = sample(x, b, at)
+                value = load(x, b, at)
             else:
-                value = sample(other, b, at)
+                value = load(other, b, at)
         return ti.bit_cast(value, Bits)
 
     def window(kept, sm, table, t):
