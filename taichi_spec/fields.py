@@ -17,7 +17,7 @@ from taichi_spec.arrays import itemsize, new_array
 from taichi_spec.checks import float_type
 from taichi_spec.runtime import arch_name
 
-ARCHS = ("cpu",)  # whose kernels know a field's address and take one for an array
+ARCHS = ("cpu", "cuda")  # whose kernels know a field's address and take one for an array
 
 
 class FieldMemory:
