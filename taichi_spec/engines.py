@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from taichi_spec.arrays import upload
 from taichi_spec.checks import check_choice
 from taichi_spec.direct import DirectDFT
-from taichi_spec.fft import blocks, matrix
+from taichi_spec.fft import blocks, frames, matrix
 from taichi_spec.fft.fused import FusedEngine
 from taichi_spec.fft.lanes import LanesEngine
 from taichi_spec.fft.memory import MemoryDFT
@@ -206,6 +206,8 @@ def _fused_engine(
         return None  # the checks do not compile there
     if blocks.supports(*sizes, *ways):
         return blocks.BlocksEngine(*signals, *ways, lengths)
+    if frames.supports(*sizes, *ways):
+        return frames.FramesEngine(*signals, *ways, lengths)
     if stages_of(terms, *ways) is None and matrix.supports(*sizes):
         return matrix.MatrixEngine(*signals, lengths, options.scratch_bytes)
     return None

@@ -75,7 +75,7 @@ def staged_on_gpus(request, monkeypatch):
     The others, the grid above all, run on the engine that takes every size.
     """
     if "gpu_engines" not in request.fixturenames:
-        for engine in ("blocks", "matrix"):
+        for engine in ("blocks", "frames", "matrix"):
             monkeypatch.setattr(f"taichi_spec.fft.{engine}.supports", lambda *sizes: False)
 
 

@@ -16,17 +16,18 @@ from taichi_spec import functional, runtime
 from taichi_spec.engines import Options, make_engine
 from taichi_spec.fft import blocks, blocks_layout, matrix
 from taichi_spec.fft.blocks import BlocksEngine
+from taichi_spec.fft.frames import FramesEngine
 from taichi_spec.fft.matrix import MatrixEngine
 from taichi_spec.several import FusedSum
 
 
-@pytest.fixture(autouse=True, params=[BlocksEngine, MatrixEngine], ids=lambda kind: kind.__name__)
+@pytest.fixture(autouse=True, params=[BlocksEngine, FramesEngine, MatrixEngine], ids=lambda kind: kind.__name__)
 def kind(request, gpu_engines, restarted, monkeypatch):
-    """The engine under test: the one takes what the other one leaves."""
+    """The engine under test: each takes what those before leave."""
     if not runtime.shared_bytes(restarted):
         pytest.skip(f"{restarted} has another engine")
-    if request.param is MatrixEngine:
-        monkeypatch.setattr("taichi_spec.fft.blocks.supports", lambda *sizes: False)
+    for before in {BlocksEngine: (), FramesEngine: ("blocks",), MatrixEngine: ("blocks", "frames")}[request.param]:
+        monkeypatch.setattr(f"taichi_spec.fft.{before}.supports", lambda *sizes: False)
     monkeypatch.setattr(matrix, "GRID", 32)  # so few blocks that each has several groups of lines
     functional._recent.clear()  # engines of other tests
     return request.param
@@ -37,7 +38,7 @@ def used():
     return next(reversed(functional._recent.values())).engine
 
 
-# n_fft, hop, edges, (B, T); of blocks, overlaps that threads divide and others; of matrices, every radix.
+# n_fft, hop, edges, (B, T); of blocks, overlaps that threads divide and others; of others, every radix.
 CASES = [
     (BlocksEngine, 64, 16, "reflect", (3, 700)),
     (BlocksEngine, 64, 1, "constant", (2, 300)),
@@ -51,6 +52,14 @@ CASES = [
     (BlocksEngine, 512, 50, "reflect", (2, 5000)),
     (BlocksEngine, 1024, 256, "reflect", (3, 9000)),
     (BlocksEngine, 2048, 512, "none", (1, 20_001)),
+    (FramesEngine, 96, 1, "reflect", (2, 60)),
+    (FramesEngine, 35, 50, "constant", (2, 700)),
+    (FramesEngine, 36, 36, "none", (2, 300)),
+    (FramesEngine, 98, 41, "reflect", (2, 700)),
+    (FramesEngine, 180, 90, "none", (1, 2001)),
+    (FramesEngine, 400, 160, "constant", (1, 20_001)),
+    (FramesEngine, 1000, 333, "reflect", (3, 3000)),
+    (FramesEngine, 1792, 448, "none", (2, 9000)),
     (MatrixEngine, 64, 1, "reflect", (2, 60)),
     (MatrixEngine, 35, 50, "constant", (2, 700)),
     (MatrixEngine, 1000, 333, "reflect", (3, 3000)),
@@ -89,7 +98,7 @@ def test_long_signals_and_large_batches(kind, shape, monkeypatch):
     monkeypatch.setattr("taichi_spec.fft.runs.LEAST", 4)
     x, y = signals(1, *shape, dtype=np.float32)
     values, grads = ts.value_and_grad(x, y, wrt="both", stft=SMALL, reduction="none", scratch_bytes=2**20)
-    if kind is BlocksEngine:
+    if kind is not MatrixEngine:
         runs = used().runs[True]
         assert runs.short > 1 and runs.number * len(x) > runs.teams
     else:
@@ -407,6 +416,8 @@ def test_terms_whose_bins_take_turns(kind, n_fft, hop, terms):
 @pytest.mark.parametrize("n_fft", [64, 256, 1024, 4096])
 def test_one_sample_is_the_loudest(kind, n_fft):
     """And another one in y, wherever they are: all threads of a frame agree on its levels."""
+    if kind is FramesEngine and n_fft == 4096:
+        n_fft = 1792  # as many as fit
     stft, places = ts.STFT(n_fft), range(0, 6 * n_fft, n_fft // 8 + 1)
     x, y = np.float32(1e-6) * signals(5, 6 * n_fft, dtype=np.float32)
     x[places], y[places[1:]] = 1, 1e-3

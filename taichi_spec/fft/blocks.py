@@ -50,6 +50,7 @@ from taichi_spec.fft.blocks_shared import shared_memory
 from taichi_spec.fft.blocks_transform import transforms
 from taichi_spec.fft.fused import GPUEngine
 from taichi_spec.fft.pairs import KNOWN, bits_of, element, hold, power_of_two
+from taichi_spec.fft.runs import Runs
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.fft.together import four_writer, fours
 from taichi_spec.framing import annotation, load
@@ -65,7 +66,8 @@ MARK = 0x7FC0DEAD  # the bits of a number that no signal has
 
 @cache
 def fused_kernel(
-    layout: Layout,
+    one_pass: Any,
+    layout: Any,
     dtype: Any,
     terms: tuple[Term, ...],
     before: Parts,
@@ -82,6 +84,7 @@ def fused_kernel(
     """The fused pass as one kernel, and in it a pass of the value alone before, if there are sums to be known first.
 
     Args:
+        one_pass: the function that makes the functions of a pass, such as the one below.
         layout: how a frame lies on threads.
         dtype: ti.f32 or ti.f64.
         terms: what the loss is made of, for the functions of the sums.
@@ -668,6 +671,8 @@ class BlocksEngine(GPUEngine):
         lengths: samples of each item, T by default; nothing beyond is read.
     """
 
+    one_pass: Any = staticmethod(one_pass)
+
     def __init__(self, stft: STFT, dtype: Any, is_field: bool, batch: int, n_samples: int,
                  terms: tuple[Term, ...], weights: NDArray[np.float64], fixed: NDArray[Any] | None,
                  bands: NDArray[np.float64] | None = None,
@@ -676,11 +681,11 @@ class BlocksEngine(GPUEngine):
         super().__init__(dtype, is_field, batch, n_samples, terms, weights, fixed is not None)
         self.stages = stages = stages_of(terms, bands, bin_weights, toward_target)
         rows = stft.n_bins if bands is None else len(bands)
-        layout = choose(stft, dtype, arch_name(), stages, rows, columns_of(self.terms)[-1])
+        layout = self.choose(stft, dtype, stages, rows, columns_of(self.terms)[-1])
         assert layout is not None  # as `supports` said
         self.edges = stft.pad_mode if stft.center else "none"
         self.layout = layout
-        self.runs = runs_of(layout, stft, dtype, batch, n_samples, self.terms, self.fixed)
+        self.runs = self._runs(stft)
         padded, size = scratch_of(layout, stft, batch, self.runs, len(self.parts), self.fixed)
         self.scratch = new_array(dtype, size)
         if stages is not None and not stages.banded:
@@ -688,13 +693,27 @@ class BlocksEngine(GPUEngine):
         strides = self._keep_goal(None if fixed is None else goal_of(fixed, bands, bin_weights, stages))
         table = layout.table(stft.window_table).ravel()
         gains = np.ones(stft.n_bins) if bin_weights is None else np.abs(bin_weights)  # (K,)
-        self.places, numbers, integers = band_tables(bands, gains, len(table), 2 * len(Head._fields))
+        lay = self._places()
+        self.places, numbers, integers = band_tables(bands, gains, len(table), 2 * len(Head._fields) + len(lay))
         self.table = upload(np.concatenate([table, numbers]), dtype)
         self.cut = lengths is not None
         items = [(length, stft.n_frames(length)) for length in lengths or ()]  # (B, 2)
         sizes = (0, batch, n_samples, stft.n_frames(n_samples))
         heads = [(*sizes, *runs[:3], *runs.turns(batch, layout.teams), *strides, padded) for runs in self.runs]
-        self.integers = upload_integers(np.concatenate([*heads, integers, np.ravel(items)]))
+        self.integers = upload_integers(np.concatenate([*heads, lay, integers, np.ravel(items)]))
+
+    @staticmethod
+    def choose(stft: STFT, dtype: Any, stages: Stages | None, rows: int, columns: int) -> Any:
+        """How frames lie on threads, or None where they do not fit."""
+        return choose(stft, dtype, arch_name(), stages, rows, columns)
+
+    def _runs(self, stft: STFT) -> list[Runs]:
+        """How frames are shared out among teams, without gradients and with them."""
+        return runs_of(self.layout, stft, self.dtype, self.batch, self.n_samples, self.terms, self.fixed)
+
+    def _places(self) -> NDArray[np.int64]:
+        """Where each bin lies, if the kernel asks for it."""
+        return np.zeros(0, np.int64)
 
     def _after_sums(self, grad_x: Any, grad_y: Any, total: Any, adds: bool) -> list[Launch]:
         return self._launch(grad_x, grad_y, self.first_parts, self.parts, total, adds)
@@ -710,6 +729,6 @@ class BlocksEngine(GPUEngine):
         given = "x", self.goal if self.fixed else "y", *gradients
         arguments = *given, self.table, self.integers, self.scratch, self.account, total
         kernel = fused_kernel(
-            self.layout, self.dtype, self.terms, before, parts, self.is_field, self.fixed, backward, self.edges,
+            self.one_pass, self.layout, self.dtype, self.terms, before, parts, self.is_field, self.fixed, backward, self.edges,
             self.stages, self.places, self.cut, adds)  # fmt: skip
         return [Launch(kernel, arguments)]

@@ -26,7 +26,8 @@ from taichi_spec.fft.pairs import hold
 from taichi_spec.precision import split
 from taichi_spec.vectors import negative
 
-RADICES = (2, 3, 4, 5, 7, 8, 16)
+RADICES = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 15, 16)
+COPRIME = {6: (2, 3), 10: (2, 5), 12: (4, 3), 14: (2, 7), 15: (3, 5)}  # how `dft_coprime` divides a radix
 
 
 @cache
@@ -151,18 +152,37 @@ def butterflies(dtype) -> SimpleNamespace:
             re[high], im[high] = a_re - b_im, a_im + b_re
 
     @ti.func
-    def dft(re: ti.template(), im: ti.template(), r: ti.template(), first: ti.template(), step: ti.template()):
-        """The DFT of r elements, r one of RADICES."""
+    def dft_coprime(re: ti.template(), im: ti.template(), a: ti.template(), b: ti.template(), first: ti.template(),
+                    step: ti.template()):  # fmt: skip
+        # r = a b without a common factor: with element n = b i + a l modulo r in row i, column l of a matrix, bin k is in row
+        # k modulo a, column k modulo b of the matrix's DFTs over i and over l; no twiddles between them (Good and Thomas).
+        reorder(re, im, first, step, ti.static([(b * (p // b) + a * (p % b)) % (a * b) for p in range(a * b)]))
+        for q in ti.static(range(b)):
+            dft_prime(re, im, a, ti.static(first + q * step), ti.static(b * step))
+        for p in ti.static(range(a)):
+            dft_prime(re, im, b, ti.static(first + p * b * step), step)
+        reorder(re, im, first, step, ti.static([k % a * b + k % b for k in range(a * b)]))
+
+    @ti.func
+    def dft_prime(re: ti.template(), im: ti.template(), r: ti.template(), first: ti.template(), step: ti.template()):
         if ti.static(r == 2):
             add_subtract(re, im, first, ti.static(first + step))
         elif ti.static(r == 4):
             dft4(re, im, first, step)
-        elif ti.static(r == 8):
+        else:
+            dft_odd(re, im, r, first, step)
+
+    @ti.func
+    def dft(re: ti.template(), im: ti.template(), r: ti.template(), first: ti.template(), step: ti.template()):
+        """The DFT of r elements, r one of RADICES."""
+        if ti.static(r == 8):
             dft8(re, im, first, step)
         elif ti.static(r == 16):
             dft16(re, im, first, step)
+        elif ti.static(r in COPRIME):
+            dft_coprime(re, im, ti.static(COPRIME[r][0]), ti.static(COPRIME[r][1]), first, step)
         else:
-            dft_odd(re, im, r, first, step)
+            dft_prime(re, im, r, first, step)
 
     return SimpleNamespace(dft=dft, rotate=rotate, turn=turn, constant=constant)
 

@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 
 from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, new_vectors, upload, upload_integers
 from taichi_spec.bins import Account, Parts, columns_of, finish_function
-from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.fused import GPUEngine, run_sums
+from taichi_spec.fft.lines import line_table, line_transform, plan_of
 from taichi_spec.fft.pairs import KNOWN, bits_of, forces_of, measures_of, power_of_two, two_bins
-from taichi_spec.fft.plan import Plan, factorise, is_smooth, unit_circle
+from taichi_spec.fft.plan import Plan, is_smooth, unit_circle
 from taichi_spec.fft.together import pairs_writer
 from taichi_spec.framing import IMAGES, add, annotation, framing, framing_of, item_sizes, load, touched
 from taichi_spec.launch import Launch
@@ -44,7 +44,6 @@ BLOCK = 128  # threads
 GRID = 4096  # blocks that are launched: more than a large GPU has at work side by side
 LINE_BYTES = 24 * 1024  # shared memory for a block's lines
 LONGEST = 512  # points of a line
-LARGEST_RADIX = 16
 AT_ONCE = 8  # numbers that a thread asks memory for before it waits for the first
 MOST_SUMS = 16  # for which a block has shared memory too
 LEVELS = 7  # numbers that say how a transform's two halves are scaled: see `measure_levels`
@@ -84,7 +83,7 @@ class Matrix:
         """All constants of a frame: the window, then twiddles, cosine beside sine."""
         order = np.argsort(self.columns.positions)  # which c lies where a column's transform leaves it
         turns = unit_circle(-np.outer(order, np.arange(self.rows.n)), self.n_fft)
-        tables = (window, turns, self.columns.twiddles, self.rows.twiddles)
+        tables = (window, turns, line_table(self.columns), line_table(self.rows))
         return np.concatenate([np.ravel(table) for table in tables])
 
     def places(self) -> NDArray[np.int64]:
@@ -101,7 +100,7 @@ def choose(n_fft: int) -> Matrix | None:
     few = next(a for a in range(isqrt(n_fft), 0, -1) if n_fft % a == 0)
     if n_fft // few > LONGEST:
         return None
-    return Matrix(*(Plan(n, factorise(n, LARGEST_RADIX)) for n in (few, n_fft // few)))
+    return Matrix(plan_of(few), plan_of(n_fft // few))
 
 
 def lines_of(plan: Plan, dtype: Any) -> int:
@@ -114,44 +113,10 @@ def pitch_of(lines: int) -> int:
     return lines + 1
 
 
-def line_transform(plan: Plan, dtype: Any, twiddles: int, back: bool) -> Any:
-    """The `ti.func` that transforms a block's lines in shared memory: natural order to reversed or, `back`, the reverse.
-
-    Both are forward transforms. twiddles: where in the table they begin.
-    """
-    bf, lines = butterflies(dtype), lines_of(plan, dtype)
-    pitch, plane = pitch_of(lines), plan.n * pitch_of(lines)
-    passes = list(zip(plan.radices, plan.spans, plan.offsets))[:: -1 if back else 1]
-
-    @ti.func
-    def one_pass(sm: ti.template(), table: ti.template(), t, radix: ti.template(), span: ti.template(),
-                 offset: ti.template()):  # fmt: skip
-        m = t
-        while m < ti.static(plan.n // radix * lines):
-            i, line = m // lines, m % lines
-            j = i % span
-            at = (((i - j) * radix + j) * pitch + line) & KNOWN  # as in `known`, here and below
-            re = [sm[at + ti.static(q * span * pitch)] for q in ti.static(range(radix))]
-            im = [sm[at + ti.static(q * span * pitch + plane)] for q in ti.static(range(radix))]
-            turns = (j * ti.static(2 * (radix - 1)) + ti.static(twiddles + 2 * offset)) & KNOWN
-            if ti.static(back and span > 1):
-                bf.turn(re, im, radix, table, turns)
-            bf.dft(re, im, radix, 0, 1)
-            if ti.static(not back and span > 1):
-                bf.turn(re, im, radix, table, turns)
-            for q in ti.static(range(radix)):
-                sm[at + ti.static(q * span * pitch)] = re[q]
-                sm[at + ti.static(q * span * pitch + plane)] = im[q]
-            m += BLOCK
-
-    @ti.func
-    def transform(sm: ti.template(), table: ti.template(), t):
-        for p in ti.static(range(len(passes))):
-            ti.simt.block.sync()
-            one_pass(sm, table, t, passes[p][0], passes[p][1], passes[p][2])
-        ti.simt.block.sync()
-
-    return transform
+def transforms_of(plan: Plan, dtype: Any, twiddles: int) -> Any:
+    """The `line_transform` of a block's lines, there and back."""
+    lines = lines_of(plan, dtype)
+    return (line_transform(plan, dtype, twiddles, way, BLOCK, lines, pitch_of(lines)) for way in (False, True))
 
 
 @ti.func
@@ -176,7 +141,7 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
     STEP = BLOCK // LINES  # from one element of a line to the next of the same thread
     PITCH, PLANE, TURNS = pitch_of(LINES), A * pitch_of(LINES), matrix.turns
     powers, twiddles, write_pairs = power_of_two(dtype), matrix.twiddles(matrix.columns), pairs_writer(dtype)
-    forward, back = (line_transform(matrix.columns, dtype, twiddles, way) for way in (False, True))
+    forward, back = transforms_of(matrix.columns, dtype, twiddles)
     Signal, Array, Values = annotation(is_field), ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
     Pairs = ti.types.ndarray(dtype=ti.types.vector(2, dtype), ndim=1)
     Bits = bits_of(dtype)
@@ -293,7 +258,7 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                             for e in ti.static(range(AT_ONCE))]  # fmt: skip
                     put(sm, some, a, line)
                     a += ti.static(STEP * AT_ONCE)
-                forward(sm, table, t)
+                forward(sm, table, 0, t)
                 a = mine
                 while a < A and there:
                     # Beyond the last element the last one again: several threads write the same number.
@@ -319,7 +284,7 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                     some = [V[unit * N + ti.min(a + e * STEP, A - 1) * B + column] for e in ti.static(range(AT_ONCE))]
                     put(sm, some, a, line)
                     a += ti.static(STEP * AT_ONCE)
-                back(sm, table, t)
+                back(sm, table, 0, t)
                 # The gradient at a silent frame is 0, not the other one's rounding.
                 audible_x, audible_y = levels[first + unit, 2] > 0, levels[first + unit, 3] > 0
                 a = mine
@@ -354,7 +319,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
     POSITIONS = HEAD + 2 * PAIRS
     measures, write_pairs = measures_of(parts, fixed, dtype, tuple(range(C))), pairs_writer(dtype)
     twiddles = matrix.twiddles(matrix.rows)
-    forward, back = (line_transform(matrix.rows, dtype, twiddles, way) for way in (False, True))
+    forward, back = transforms_of(matrix.rows, dtype, twiddles)
     Array, Values = ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
     Pairs = ti.types.ndarray(dtype=ti.types.vector(2, dtype), ndim=1)
 
@@ -443,7 +408,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
                             at = at % B * PITCH + at // B
                             sm[at], sm[at + PLANE] = some[e][0], some[e][1]
                     n += ti.static(BLOCK * AT_ONCE)
-                forward(sm, table, t)
+                forward(sm, table, 0, t)
                 sums = [ti.cast(0, dtype) for _ in ti.static(range(C))]
                 compare(sums, sm, y, account, integers, items, levels, t, group, first, count)
                 for j in ti.static(range(C)):
@@ -457,7 +422,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
                             total += shared[(t + e * SIDE) * C + j]
                         partial[pair * C + j] = total
                 if ti.static(gradient):
-                    back(sm, table, t)
+                    back(sm, table, 0, t)
                     n = t
                     while n < ALL:
                         some = [

@@ -81,10 +81,10 @@ class Plan:
 
         Before the DFTs; or after them, for natural to reversed by decimation in frequency.
         """
-        return np.concatenate([turns.reshape(-1, 2) for turns in self._turns])
+        return np.concatenate([turns.reshape(-1, 2) for turns in self.turns])
 
     @cached_property
-    def _turns(self) -> list[np.ndarray]:
+    def turns(self) -> list[np.ndarray]:
         """Per pass: e^(-2 pi i j q / (r span)) for j < span and q = 1 .. r-1: (span, r - 1, 2)."""
         return [unit_circle(-np.outer(np.arange(span), np.arange(1, r)), r * span)
                 for r, span in zip(self.radices, self.spans)]  # fmt: skip
@@ -111,7 +111,7 @@ class Plan:
         """
         table: list[np.ndarray] = []
         begins, end = [], 0
-        for r, turns in zip(self.radices * 2, self._group_turns + self._turns):
+        for r, turns in zip(self.radices * 2, self._group_turns + self.turns):
             first = -(-end // r)
             table += [np.zeros((first * r - end, 2)), np.pad(turns, ((0, 0), (0, 1), (0, 0))).reshape(-1, 2)]
             begins.append(first)
