@@ -14,7 +14,7 @@ import taichi_spec as ts
 from support import TOLERANCE, check_equal_frames, dtypes, error, field, signals
 from taichi_spec import functional, runtime
 from taichi_spec.engines import Options, make_engine
-from taichi_spec.fft import blocks, blocks_layout, matrix
+from taichi_spec.fft import blocks, blocks_layout, frames, matrix
 from taichi_spec.fft.blocks import BlocksEngine
 from taichi_spec.fft.frames import FramesEngine
 from taichi_spec.fft.matrix import MatrixEngine
@@ -93,7 +93,8 @@ SMALL = ts.STFT(64, 16, center=True)
 @pytest.mark.parametrize("shape", [(2, 70_003), (1, 150_000), (2049, 64)], ids=str)
 def test_long_signals_and_large_batches(kind, shape, monkeypatch):
     """Teams have several runs then, of several frames; matrices several chunks of frames."""
-    monkeypatch.setattr(blocks_layout, "teams_at_work", lambda *_: 128)
+    for engine in (blocks_layout, frames):
+        monkeypatch.setattr(engine, "teams_at_work", lambda *_: 128)
     monkeypatch.setattr("taichi_spec.fft.runs.AHEAD", 1)
     monkeypatch.setattr("taichi_spec.fft.runs.LEAST", 4)
     x, y = signals(1, *shape, dtype=np.float32)

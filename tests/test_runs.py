@@ -7,7 +7,7 @@ import pytest
 import taichi as ti
 
 from taichi_spec import STFT
-from taichi_spec.fft import blocks_layout, lanes
+from taichi_spec.fft import blocks_layout, frames, lanes
 from taichi_spec.fft.runs import AHEAD, BEGINNING, LEAST, MOST, Runs
 from taichi_spec.runtime import MOST_SHARED, VulkanDevice
 
@@ -135,3 +135,11 @@ def test_runs_on_the_cpu_are_worth_their_beginning(log2_samples, pack, runs):
     layout = lanes.layout(STFT(1024), 1024, 2**log2_samples, 1, pack, 8, 2, 1, 513, 0, 0)
     assert layout.runs == runs
     assert layout.frames * layout.segments >= layout.total > layout.frames * (layout.segments - 1)
+
+
+@pytest.mark.parametrize("transforms,teams", [(10, 100), (6400, 200), (10**6, 500)])
+def test_teams_of_frames_in_shared_memory(transforms, teams):
+    line = frames.Line(1000, 250, 64, True, least_blocks=100, most_blocks=500)
+    assert frames.teams_at_work(line, transforms) == teams
+    runs = frames.runs_of(line, STFT(1000), 1, 1000 + 250 * (transforms - 1), fixed=False)
+    assert runs.teams == teams and runs.begin(runs.number) == transforms

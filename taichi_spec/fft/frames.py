@@ -36,7 +36,9 @@ from taichi_spec.terms import Term
 # Points of a frame that a thread has, at most, unless its team would have more threads than that. On Vulkan a multiprocessor
 # has shared memory for few teams.
 POINTS, LARGEST = {"cuda": 16, "vulkan": 8}, {"cuda": 128, "vulkan": 256}
-WARPS = 80  # per multiprocessor that CUDA starts: 16 or 20 of them are at work at once, by the registers they need
+# How many CUDA starts for each multiprocessor, at least and at most. By the registers they need 16 or 20 are at work at once,
+# and of 80 none waits long for the last ones.
+FEW_WARPS, MANY_WARPS = 16, 80
 AT_ONCE = 4  # numbers that a thread asks memory for before it waits for the first
 GROUP = 8  # threads whose peaks one of them compares
 MOST_SUMS = 16  # of which a thread keeps its share
@@ -54,6 +56,7 @@ class Line:
     hop: int
     threads: int  # of a team
     cuda: bool
+    least_blocks: int  # that have work, as far as there is some
     most_blocks: int  # that are launched
     teams: int = 1  # of a block
     first: int = 0  # the window's first row, of so many numbers as there are threads, that is not left out
@@ -95,26 +98,26 @@ def choose(stft: STFT, dtype: Any, arch: str) -> Any:
     threads = 32
     while threads * POINTS[arch] < stft.n_fft and threads < LARGEST[arch]:
         threads *= 2
-    multiprocessors = cuda_multiprocessors()[0] if arch == "cuda" else 0
-    most = multiprocessors * WARPS * 32 // threads
-    if not most:  # not known: as `blocks_layout` does
-        most = blocks_layout.GRID if in_software(arch) else LAUNCHED // threads
-    line = Line(stft.n_fft, stft.hop_length, threads, arch == "cuda", most)
+    least = most = blocks_layout.GRID
+    if arch == "cuda" and cuda_multiprocessors()[0]:
+        least, most = (cuda_multiprocessors()[0] * warps * 32 // threads for warps in (FEW_WARPS, MANY_WARPS))
+    elif not in_software(arch):
+        most = LAUNCHED // threads
+    line = Line(stft.n_fft, stft.hop_length, threads, arch == "cuda", least, most)
     return line if itemsize(dtype) * line.numbers <= shared_bytes(arch) else None
 
 
-def runs_of(line: Line, stft: STFT, batch: int, n_samples: int, fixed: bool) -> Runs:
-    """How the frames of signals (B, T) are shared out among teams, more of them than are at work at once.
+def teams_at_work(line: Line, transforms: int) -> int:
+    """How many teams share so many transforms: as many as leave each a run of some length, within bounds."""
+    return min(max(transforms // LEAST, line.least_blocks), line.most_blocks)
 
-    So no run waits long for the last ones, however many registers a program needs.
-    """
+
+def runs_of(line: Line, stft: STFT, batch: int, n_samples: int, fixed: bool) -> Runs:
+    """How the frames of signals (B, T) are shared out among teams."""
     pack = 1 + fixed  # frames that share a transform
     transforms = -(-stft.n_frames(n_samples) // pack)
     overlap = -(-line.overlap // (stft.hop_length * pack))
-    teams = line.most_blocks
-    if not line.cuda:
-        teams = min(max(batch * transforms // LEAST, blocks_layout.GRID), teams)
-    return Runs.of(transforms, batch, teams, overlap, 1)
+    return Runs.of(transforms, batch, teams_at_work(line, batch * transforms), overlap, 1)
 
 
 def one_pass(
