@@ -36,9 +36,15 @@ MIXED = [
 PHASE = [ts.Complex(p=1), ts.Magnitude(p=1), ts.Complex(p=2, weight=0.2), ts.Power(weight=0.1)]
 
 
-@pytest.fixture(autouse=True)
-def fused_engine(gpu_engines, restarted):
+@pytest.fixture(autouse=True, params=[False, True], ids=["", "in_shared_memory"])
+def frames_in_shared_memory(request, gpu_engines, restarted, monkeypatch):
+    """On a GPU the engine for powers of two, then the one for other sizes."""
+    if request.param:
+        if restarted == "cpu":
+            pytest.skip("cpu has one engine for all sizes")
+        monkeypatch.setattr("taichi_spec.fft.blocks.supports", lambda *sizes: False)
     functional._recent.clear()  # engines of other tests
+    return request.param
 
 
 def is_fused(engine=None):
@@ -114,6 +120,18 @@ def test_terms_on_spectra(stft):
         x, y = signals(16, 3, 700, dtype=dtype)
         y[1] *= dtype(1e-3)
         check(x, y, stft, PHASE, bin_weights=bin_weights(stft.n_bins), item_weights=[1.0, -2.0, 0.5])
+
+
+@pytest.mark.parametrize("banded", [False, True])
+def test_sizes_that_are_no_power_of_two(frames_in_shared_memory, banded):
+    """An odd one too: without a bin of which the target is real as at 0."""
+    if frames_in_shared_memory:
+        return  # these are in any case
+    stft, terms = (ts.STFT(90, 30), MIXED) if banded else (ts.STFT(75, 20, center=True), PHASE)
+    x, y = signals(21, 2, 400, dtype=np.float32)
+    check(
+        x, y, stft, terms, **(dict(bands=bands(stft.n_bins)) if banded else dict(bin_weights=bin_weights(stft.n_bins)))
+    )
 
 
 @pytest.mark.parametrize("terms", [PHASE, [ts.Magnitude(p=1), ts.LogMagnitude(eps=0.1)]], ids=["phase", "magnitude"])

@@ -14,6 +14,7 @@ Sums over a team add the threads of each group in order, then the groups: the sa
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,21 +119,23 @@ def band_tables(matrix: NDArray[np.float64] | None, gains: NDArray[np.float64], 
     return places, np.concatenate([gains, by_row, by_column]), np.concatenate([bins_of_bands, bands_of_bins])
 
 
-def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gradient: bool, stages: Stages,
-              room: Room, places: BandPlaces, tools: Any) -> Any:  # fmt: skip
-    """The `ti.func` from a frame's transform to its sums and, in its place, to the gradients' transform.
+def stage_functions(n_fft: int, dtype: Any, parts: Parts, fixed: bool, gradient: bool, stages: Stages, room: Room,
+                    places: BandPlaces, tools: Any) -> SimpleNamespace:  # fmt: skip
+    """The functions between a frame's bins and their gradients, which ask shared memory alone.
 
     Args:
-        n_fft, points: N and R, the points that a thread holds.
+        n_fft: N.
         dtype, parts, fixed, gradient: as in `blocks.fused_kernel`.
         stages: how quantities are made.
         room: where they lie.
         places: where the bands' matrix lies in the kernel's tables.
-        tools: what `blocks` gives: functions for shared memory, and those that send mirrors to and fro.
+        tools: functions for shared memory.
+
+    measure_bin: from spectra to amplitudes; compare_quantities: from these to sums and slopes; gradients_of: from slopes to a
+    bin's gradients; scale_gradients: what brings both halves' to about 1.
     """
-    C, T, HALF, MIDDLE, ROWS = len(parts), room.threads, points // 2, n_fft // 2, room.rows
+    T, ROWS = room.threads, room.rows
     GROUP, LOG_GROUP, LIST = room.group, room.group.bit_length() - 1, room.list
-    AT_ONCE = 2  # bins at work at once
     CHUNK = -(-ROWS // T)  # neighbours that a thread takes on their way along the frequency axis
     TINY = 1e-36 if dtype == ti.f32 else 1e-288  # only keeps 1 / sqrt finite
     AXIS = 2 * ROWS if stages.banded else n_fft  # steps of the frequency axis in a cycle per sample
@@ -215,56 +218,6 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         """|z| times `to`. The maximum keeps the product apart from what is subtracted of it, or equal ones would differ."""
         _, length = length_of(re, im)
         return ti.max(length * to, 0)
-
-    @ti.func
-    def advance(re: ti.template(), im: ti.template(), done: ti.template()):
-        """The first bins of both halves, (real, imaginary) of each, are done: they go last, and the next ones come first.
-
-        An index into registers must be known, so a loop over bins takes the first ones each time, and after all of them
-        each is back: such a program is shorter, see `blocks`.
-        """
-        count = ti.static(len(done))
-        for n in ti.static(range(HALF - count)):
-            re[n], im[n] = re[n + count], im[n + count]
-            re[HALF + n], im[HALF + n] = re[HALF + n + count], im[HALF + n + count]
-        for m in ti.static(range(count)):
-            re[HALF - count + m], im[HALF - count + m], re[2 * HALF - count + m], im[2 * HALF - count + m] = done[m]
-
-    def unpacked(re, im, sm, mirrors, equal):
-        """X and Y in the first bins, real and imaginary parts. equal: whether both frames are the same."""
-        done = []
-        for m in range(AT_ONCE):
-            p, q = fetch(sm, mirrors - m * T)
-            xr, xi, yr, yi = hold(re[m] + p), hold(im[m] - q), hold(im[m] + q), hold(p - re[m])
-            if not fixed:
-                yr, yi = hold(ti.select(equal, xr, yr)), hold(ti.select(equal, xi, yi))
-            done.append((xr, xi, yr, yi))
-        return done
-
-    @ti.func
-    def unpack(re: ti.template(), im: ti.template(), middle: ti.template(), sm: ti.template(), team: ti.template(),
-               t: ti.template(), scale: ti.template(), table: ti.template(), zero: ti.template()):  # fmt: skip
-        """Registers m: from bins t + T m of the transform to X there, and registers HALF + m to Y; and measure them.
-
-        middle: those of bin N / 2, which are real, in thread 0.
-        """
-        tools.lend_mirrors(re, im, sm, team, t)
-        middle[0], middle[1] = 2 * re[HALF], 2 * im[HALF]
-        equal = scale[4] > 0
-        for step in range(ti.static(HALF // AT_ONCE) + zero):
-            k = t + ti.static(AT_ONCE * T) * step
-            mirrors = team + ti.static(2 * HALF * T - T) + 2 * t - k
-            done = ti.static(unpacked(re, im, sm, mirrors, equal))
-            if ti.static(len(stages.quantities) > 0):  # no mirror lies where amplitudes do
-                for m in ti.static(range(AT_ONCE)):
-                    measure_bin(k + ti.static(T * m), *done[m], sm, team, scale, table)
-            advance(re, im, done)
-        sync()  # until all mirrors have been read
-        if t == 0:
-            if ti.static(not fixed):
-                middle[1] = ti.select(equal, middle[0], middle[1])
-            if ti.static(len(stages.quantities) > 0):
-                measure_bin(MIDDLE, middle[0], 0, middle[1], 0, sm, team, scale, table)
 
     @ti.func
     def measure_bin(k, xr, xi, yr, yi, sm: ti.template(), team: ti.template(), scale: ti.template(),
@@ -445,6 +398,21 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
                 sums[j] += ti.select(side == 0 or second, value, 0)
         sync()
 
+    @ti.func
+    def compare_quantities(sums: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
+                           goal: ti.template(), goals: ti.template(), second: ti.template(), factors: ti.template(),
+                           table: ti.template(), integers: ti.template(), zero: ti.template()):  # fmt: skip
+        """Adds this thread's distances to its sums; slopes ← theirs."""
+        if ti.static(len(stages.quantities) > 0):
+            if ti.static(banded):
+                to_bands(sm, team, t, table, integers)
+            for group in ti.static(groups):
+                compare_bins(group, sums, sm, team, t, goal, goals, second, factors)
+                if ti.static(len(group.transports) > 0):
+                    transports(group, sums, sm, team, t, goal, goals, second, factors, zero)
+            if ti.static(banded):
+                sync()  # until all slopes are there
+
     # ---- slopes to spectra -----------------------------------------------------------------------------------------
 
     @ti.func
@@ -523,6 +491,97 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         return gxr * gain, gxi * gain, gyr * gain, gyi * gain
 
     @ti.func
+    def scale_gradients(peaks: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
+                        live: ti.template(), second: ti.template(), scale: ti.template(),
+                        zero: ti.template()):  # fmt: skip
+        """What the halves' gradients are multiplied by before they are transformed, peaks being this thread's largest ones.
+
+        They may differ by any factor: Transport's grows as a frame gets quieter. Each is brought to about 1; scale[2] and
+        scale[3] ← what undoes it, or 0 where nothing moves a frame.
+        """
+        peak_x, peak_y = largest_of(peaks[0], peaks[1], sm, team, t, zero)
+        up_x, down_x = power_of_two(peak_x)
+        up_y, down_y = power_of_two(peak_y)
+        scale[2] = ti.select(live and peak_x > 0, up_x, 0)
+        there = live
+        if ti.static(fixed):
+            there = second
+        scale[3] = ti.select(there and peak_y > 0, up_y, 0)
+        by_x = ti.select(scale[2] > 0, down_x, 0)
+        by_y = ti.select(scale[3] > 0, down_y, 0)
+        return by_x, by_y
+
+    return SimpleNamespace(measure_bin=measure_bin, compare_quantities=compare_quantities, gradients_of=gradients_of,
+                           scale_gradients=scale_gradients, has_quantities=len(stages.quantities) > 0,
+                           on_spectra=len(on_spectra) > 0)  # fmt: skip
+
+
+def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gradient: bool, stages: Stages,
+              room: Room, places: BandPlaces, tools: Any) -> Any:  # fmt: skip
+    """The `ti.func` from a frame's transform in registers to its sums and, in its place, to the gradients' transform.
+
+    Args: as `stage_functions`', but for
+        points: R, the points that a thread holds.
+        tools: what `blocks` gives: functions for shared memory, and those that send mirrors to and fro.
+    """
+    C, T, HALF, MIDDLE = len(parts), room.threads, points // 2, n_fft // 2
+    AT_ONCE = 2  # bins at work at once
+    store, fetch, sync = tools.store, tools.fetch, tools.sync
+    of = stage_functions(n_fft, dtype, parts, fixed, gradient, stages, room, places, tools)
+    measure_bin, compare_quantities, gradients_of = of.measure_bin, of.compare_quantities, of.gradients_of
+    scale_gradients, HAS_QUANTITIES, ON_SPECTRA = of.scale_gradients, of.has_quantities, of.on_spectra
+
+    @ti.func
+    def advance(re: ti.template(), im: ti.template(), done: ti.template()):
+        """The first bins of both halves, (real, imaginary) of each, are done: they go last, and the next ones come first.
+
+        An index into registers must be known, so a loop over bins takes the first ones each time, and after all of them
+        each is back: such a program is shorter, see `blocks`.
+        """
+        count = ti.static(len(done))
+        for n in ti.static(range(HALF - count)):
+            re[n], im[n] = re[n + count], im[n + count]
+            re[HALF + n], im[HALF + n] = re[HALF + n + count], im[HALF + n + count]
+        for m in ti.static(range(count)):
+            re[HALF - count + m], im[HALF - count + m], re[2 * HALF - count + m], im[2 * HALF - count + m] = done[m]
+
+    def unpacked(re, im, sm, mirrors, equal):
+        """X and Y in the first bins, real and imaginary parts. equal: whether both frames are the same."""
+        done = []
+        for m in range(AT_ONCE):
+            p, q = fetch(sm, mirrors - m * T)
+            xr, xi, yr, yi = hold(re[m] + p), hold(im[m] - q), hold(im[m] + q), hold(p - re[m])
+            if not fixed:
+                yr, yi = hold(ti.select(equal, xr, yr)), hold(ti.select(equal, xi, yi))
+            done.append((xr, xi, yr, yi))
+        return done
+
+    @ti.func
+    def unpack(re: ti.template(), im: ti.template(), middle: ti.template(), sm: ti.template(), team: ti.template(),
+               t: ti.template(), scale: ti.template(), table: ti.template(), zero: ti.template()):  # fmt: skip
+        """Registers m: from bins t + T m of the transform to X there, and registers HALF + m to Y; and measure them.
+
+        middle: those of bin N / 2, which are real, in thread 0.
+        """
+        tools.lend_mirrors(re, im, sm, team, t)
+        middle[0], middle[1] = 2 * re[HALF], 2 * im[HALF]
+        equal = scale[4] > 0
+        for step in range(ti.static(HALF // AT_ONCE) + zero):
+            k = t + ti.static(AT_ONCE * T) * step
+            mirrors = team + ti.static(2 * HALF * T - T) + 2 * t - k
+            done = ti.static(unpacked(re, im, sm, mirrors, equal))
+            if ti.static(HAS_QUANTITIES):  # no mirror lies where amplitudes do
+                for m in ti.static(range(AT_ONCE)):
+                    measure_bin(k + ti.static(T * m), *done[m], sm, team, scale, table)
+            advance(re, im, done)
+        sync()  # until all mirrors have been read
+        if t == 0:
+            if ti.static(not fixed):
+                middle[1] = ti.select(equal, middle[0], middle[1])
+            if ti.static(HAS_QUANTITIES):
+                measure_bin(MIDDLE, middle[0], 0, middle[1], 0, sm, team, scale, table)
+
+    @ti.func
     def cotangent(re: ti.template(), im: ti.template(), middle: ti.template(), peaks: ti.template(),
                   sums: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(), goal: ti.template(),
                   goals: ti.template(), second: ti.template(), scale: ti.template(), factors: ti.template(),
@@ -561,20 +620,9 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
              zero: ti.template()):  # fmt: skip
         """From G to the bins of their common transform, re and im exchanged for the way back.
 
-        The gradients of the two halves may differ by any factor: Transport's grows as a frame gets quieter. Each is
-        brought to about 1; scale[2] and scale[3] ← what undoes it, or 0 where nothing moves a frame.
+        Bins k and N - k take half of G each, which the window brings; a bin that is its own mirror all.
         """
-        peak_x, peak_y = largest_of(peaks[0], peaks[1], sm, team, t, zero)
-        up_x, down_x = power_of_two(peak_x)
-        up_y, down_y = power_of_two(peak_y)
-        scale[2] = ti.select(live and peak_x > 0, up_x, 0)
-        there = live
-        if ti.static(fixed):
-            there = second
-        scale[3] = ti.select(there and peak_y > 0, up_y, 0)
-        # Bins k and N - k take half of G each, which the window brings; a bin that is its own mirror all.
-        by_x = ti.select(scale[2] > 0, down_x, 0)
-        by_y = ti.select(scale[3] > 0, down_y, 0)
+        by_x, by_y = scale_gradients(peaks, sm, team, t, live, second, scale, zero)
         for step in range(ti.static(HALF // AT_ONCE) + zero):
             k = t + ti.static(AT_ONCE * T) * step
             mirrors = team + ti.static(2 * HALF * T - T) + 2 * t - k
@@ -597,16 +645,8 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
         middle = [ti.cast(0, dtype) for _ in ti.static(range(2))]
         peaks = [ti.cast(0, dtype) for _ in ti.static(range(2))]
         unpack(re, im, middle, sm, team, t, scale, table, zero)
-        if ti.static(len(stages.quantities) > 0):
-            if ti.static(banded):
-                to_bands(sm, team, t, table, integers)
-            for group in ti.static(groups):
-                compare_bins(group, sums, sm, team, t, goal, goals, second, factors)
-                if ti.static(len(group.transports) > 0):
-                    transports(group, sums, sm, team, t, goal, goals, second, factors, zero)
-            if ti.static(banded):
-                sync()  # until all slopes are there
-        if ti.static(gradient or len(on_spectra) > 0):
+        compare_quantities(sums, sm, team, t, goal, goals, second, factors, table, integers, zero)
+        if ti.static(gradient or ON_SPECTRA):
             cotangent(re, im, middle, peaks, sums, sm, team, t, goal, goals, second, scale, factors, table, integers,
                       zero)  # fmt: skip
         if ti.static(gradient):

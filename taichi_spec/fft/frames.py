@@ -8,6 +8,7 @@ leave each other, and what is done when all have ended, is that of `blocks_seams
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,9 +20,10 @@ from taichi_spec.arrays import MAX_INDEX, itemsize
 from taichi_spec.bins import Account, Parts, columns_of
 from taichi_spec.fft import blocks_layout
 from taichi_spec.fft.blocks import MAX_KNOWN, BlocksEngine
-from taichi_spec.fft.blocks_compare import BandPlaces
-from taichi_spec.fft.blocks_layout import LAUNCHED, Head, record_of, scratch_of
+from taichi_spec.fft.blocks_compare import BandPlaces, Room
+from taichi_spec.fft.blocks_layout import LAUNCHED, Head, goal_width, record_of, scratch_of
 from taichi_spec.fft.blocks_seams import seams
+from taichi_spec.fft.frames_compare import by_stages
 from taichi_spec.fft.lines import line_table, line_transform, plan_of
 from taichi_spec.fft.pairs import bits_of, forces_of, measures_of, power_of_two, two_bins
 from taichi_spec.fft.plan import Plan, is_smooth
@@ -58,6 +60,7 @@ class Line:
     cuda: bool
     least_blocks: int  # that have work, as far as there is some
     most_blocks: int  # that are launched
+    room: Room | None = None  # where the stages of a frame lie, behind all else
     teams: int = 1  # of a block
     first: int = 0  # the window's first row, of so many numbers as there are threads, that is not left out
 
@@ -83,16 +86,19 @@ class Line:
 
     @property
     def numbers(self) -> int:
-        """Numbers of a block in shared memory: the frame, the ring, and what its threads compare."""
-        return 4 * self.n_fft + 2 * self.threads
+        """Numbers of a block in shared memory: the frame, the ring, what its threads compare, and the stages' cells."""
+        return 4 * self.n_fft + 2 * self.threads + (2 * self.room.cells if self.room else 0)
 
     def table(self, window: NDArray[Any]) -> NDArray[Any]:
         """All constants of a frame: the window, then the twiddles."""
         return np.concatenate([window, line_table(self.plan)])
 
 
-def choose(stft: STFT, dtype: Any, arch: str) -> Any:
-    """The `Line` for a product of 2, 3, 5 and 7, or None where a block has too little shared memory for it."""
+def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None, rows: int) -> Any:
+    """The `Line` for a product of 2, 3, 5 and 7, or None where a block has too little shared memory for it.
+
+    rows: how many numbers a quantity has, where there are stages.
+    """
     if not is_smooth(stft.n_fft) or arch not in ("cuda", "vulkan") or (dtype == ti.f64 and arch == "vulkan"):
         return None
     threads = 32
@@ -103,7 +109,11 @@ def choose(stft: STFT, dtype: Any, arch: str) -> Any:
         least, most = (cuda_multiprocessors()[0] * warps * 32 // threads for warps in (FEW_WARPS, MANY_WARPS))
     elif not in_software(arch):
         most = LAUNCHED // threads
-    line = Line(stft.n_fft, stft.hop_length, threads, arch == "cuda", least, most)
+    room = None
+    if stages is not None:
+        arrays = len(stages.quantities) if stages.banded else 0
+        room = Room(stft.n_bins, rows, arrays, threads, 8)
+    line = Line(stft.n_fft, stft.hop_length, threads, arch == "cuda", least, most, room)
     return line if itemsize(dtype) * line.numbers <= shared_bytes(arch) else None
 
 
@@ -137,7 +147,8 @@ def one_pass(
     adds: bool,
 ) -> SimpleNamespace:
     """The functions of one pass. Arguments and what is returned: as `blocks.one_pass`'s."""
-    wanted = tuple(part for part in parts if part not in before)
+    BY_STAGES = stages is not None
+    wanted = tuple(part for part in parts if BY_STAGES or part not in before)  # as in `blocks`
     C, SUMS = len(parts), len(wanted)
     N, H, T, OVERLAP, SHARED = layout.n_fft, layout.hop, layout.threads, layout.overlap, layout.numbers
     FRAMES = 2 if fixed else 1  # frames per transform
@@ -154,6 +165,22 @@ def one_pass(
     ends = seams(layout, dtype, terms, wanted, fixed, gradient, totals, edges, cut, adds, LENGTHS)
     run_at, begin, source, put, LEFT = ends.run_at, ends.begin, ends.source, ends.put, ends.left
     write_four = four_writer(dtype, adds)
+    CELLS = 4 * N + 2 * T  # where those of the stages begin, of which each has a number in either half
+    compare_stages: Any = None
+    if stages is not None:
+        assert layout.room is not None
+        HALF = layout.room.cells
+
+        @ti.func
+        def store(sm: ti.template(), cell, a, b):
+            sm[CELLS + cell], sm[CELLS + HALF + cell] = a, b
+
+        @ti.func
+        def fetch(sm: ti.template(), cell):
+            return sm[CELLS + cell], sm[CELLS + HALF + cell]
+
+        tools = SimpleNamespace(store=store, fetch=fetch, sync=ti.simt.block.sync, power_of_two=powers)
+        compare_stages = by_stages(N, POSITIONS, dtype, parts, fixed, gradient, stages, layout.room, places, tools)
 
     @ti.func
     def threads(integers: ti.template()):
@@ -193,9 +220,14 @@ def one_pass(
                 forward(sm, table, 0, t)
                 item = b * integers[HEAD.item_stride]
                 rows = [item + ti.min(f + k, frames - 1) * integers[HEAD.frame_stride] for k in ti.static(range(2))]
-                goals = ti.static(measures(y, *rows, forces_of(factors, scale)))
-                if f < frames:
-                    compare(found, sm, integers, t, goals, scale, f + 1 < frames)
+                if ti.static(BY_STAGES):
+                    zero = integers[HEAD.zero]
+                    compare_stages(found, sm, zero, t, y, rows, f < frames, f + 1 < frames, scale, factors, table, integers,
+                                   zero)  # fmt: skip
+                else:
+                    goals = ti.static(measures(y, *rows, forces_of(factors, scale)))
+                    if f < frames:
+                        compare(found, sm, integers, t, goals, scale, f + 1 < frames)
                 if ti.static(gradient):
                     t = thread + integers[HEAD.zero]
                     backward(sm, table, 0, t)
@@ -380,20 +412,21 @@ def one_pass(
     @ti.func
     def added(sm: ti.template(), table: ti.template(), q, scale: ti.template()):
         """Sample q of what came back, times the window: of both signals or, where the target is fixed, of both frames."""
-        sums = ti.Vector(
-            [framed(sm, table, N, q, scale[2] > 0), framed(sm, table, 0, q - ti.static(DONE - H), scale[3] > 0)]
-        )
+        sums = ti.Vector([framed(sm, table, N, q, scale[2]), framed(sm, table, 0, q - ti.static(DONE - H), scale[3])])
         if ti.static(fixed):
             sums[0] += sums[1]
         return sums
 
     @ti.func
-    def framed(sm: ti.template(), table: ti.template(), plane: ti.template(), n, audible):
+    def framed(sm: ti.template(), table: ti.template(), plane: ti.template(), n, scale):
         """Element n of a frame times the window: 0 outside; and where it is silent, not the other one's rounding."""
         at = n
         if ti.static(SPAN > N):
             at = ti.max(ti.min(n, N - 1), 0)
-        return ti.select(at == n and audible, table[at] * sm[at + plane], ti.cast(0, dtype))
+        value = table[at] * sm[at + plane]
+        if ti.static(BY_STAGES):
+            value *= scale
+        return ti.select(at == n and scale > 0, value, ti.cast(0, dtype))
 
     @ti.func
     def leave_tail(scratch: ti.template(), sm: ti.template(), ring, t, run):
@@ -425,14 +458,15 @@ def one_pass(
 def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Term, ...], fixed: Any = None,
              bands: Any = None, bin_weights: Any = None, toward_target: bool = False) -> bool:  # fmt: skip
     """Whether `FramesEngine` can do this on this device, and no index leaves its range. Arguments: as it takes them."""
-    line = choose(stft, dtype, arch_name())
-    if line is None or stages_of(terms, bands, bin_weights, toward_target) or columns_of(terms)[-1] > MOST_SUMS:
+    stages, rows = stages_of(terms, bands, bin_weights, toward_target), stft.n_bins if bands is None else len(bands)
+    line = choose(stft, dtype, arch_name(), stages, rows)
+    if line is None or columns_of(terms)[-1] > MOST_SUMS:
         return False
     runs = runs_of(line, stft, batch, n_samples, fixed is not None)
     reached = (runs.begin(runs.number) * (1 if fixed is None else 2) + 1) * stft.hop_length
     _, scratch = scratch_of(line, stft, batch, [runs, runs], columns_of(terms)[-1], fixed is not None)
     fits = max(batch * (n_samples + 2 * stft.n_fft), scratch, reached) <= MAX_INDEX
-    return fits and (fixed is None or fixed.size <= MAX_KNOWN)
+    return fits and (fixed is None or prod(fixed.shape[:2]) * goal_width(rows, stft.n_bins, stages) <= MAX_KNOWN)
 
 
 class FramesEngine(BlocksEngine):
@@ -443,7 +477,7 @@ class FramesEngine(BlocksEngine):
     @staticmethod
     def choose(stft: STFT, dtype: Any, stages: Stages | None, rows: int, columns: int) -> Any:
         """As `BlocksEngine` says."""
-        return choose(stft, dtype, arch_name())
+        return choose(stft, dtype, arch_name(), stages, rows)
 
     def _runs(self, stft: STFT) -> list[Runs]:
         return [runs_of(self.layout, stft, self.batch, self.n_samples, self.fixed)] * 2
