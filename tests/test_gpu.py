@@ -59,7 +59,7 @@ CASES = [
     (FramesEngine, 180, 90, "none", (1, 2001)),
     (FramesEngine, 400, 160, "constant", (1, 20_001)),
     (FramesEngine, 1000, 333, "reflect", (3, 3000)),
-    (FramesEngine, 1792, 448, "none", (2, 9000)),
+    (FramesEngine, 1280, 320, "none", (2, 9000)),
     (MatrixEngine, 64, 1, "reflect", (2, 60)),
     (MatrixEngine, 35, 50, "constant", (2, 700)),
     (MatrixEngine, 1000, 333, "reflect", (3, 3000)),

@@ -36,15 +36,17 @@ MIXED = [
 PHASE = [ts.Complex(p=1), ts.Magnitude(p=1), ts.Complex(p=2, weight=0.2), ts.Power(weight=0.1)]
 
 
-@pytest.fixture(autouse=True, params=[False, True], ids=["", "in_shared_memory"])
-def frames_in_shared_memory(request, gpu_engines, restarted, monkeypatch):
-    """On a GPU the engine for powers of two, then the one for other sizes."""
-    if request.param:
+@pytest.fixture(autouse=True)
+def in_shared_memory(request, gpu_engines, restarted, monkeypatch):
+    """On a GPU the engine for powers of two or, with a parameter that says so, the one for other sizes."""
+    if getattr(request, "param", False):
         if restarted == "cpu":
             pytest.skip("cpu has one engine for all sizes")
         monkeypatch.setattr("taichi_spec.fft.blocks.supports", lambda *sizes: False)
     functional._recent.clear()  # engines of other tests
-    return request.param
+
+
+both_engines = pytest.mark.parametrize("in_shared_memory", [False, True], indirect=True, ids=["", "in_shared_memory"])
 
 
 def is_fused(engine=None):
@@ -82,6 +84,7 @@ def check(x, y, stft, terms, item_weights=None, **options):
     assert_items_agree(result, expected, weights, TOLERANCE[x.dtype.type], TOLERANCE[x.dtype.type])
 
 
+@both_engines
 @pytest.mark.parametrize("stft", STFTS, ids=str)
 def test_pitch_and_level(stft):
     for dtype in dtypes():
@@ -90,6 +93,7 @@ def test_pitch_and_level(stft):
         check(x, y, stft, PITCH, item_weights=[1.0, -2.0, 0.5])
 
 
+@both_engines
 def test_weighted_bins_of_a_mixture():
     stft, dtype = STFTS[1], dtypes()[0]
     x, y = signals(2, 3, 700, dtype=dtype)
@@ -106,6 +110,7 @@ def test_bands(stft):
         check(x, y, stft, PITCH, bin_weights=bin_weights(stft.n_bins), **options)
 
 
+@both_engines
 def test_bands_of_a_mixture():
     """On the CPU by Bluestein's way; on a GPU that size is another engine's."""
     stft = ts.STFT(67 if runtime.arch_name() == "cpu" else 64, 20)
@@ -114,6 +119,7 @@ def test_bands_of_a_mixture():
     check(x, y, stft, MIXED, bands=bands(stft.n_bins), bin_weights=bin_weights(stft.n_bins))
 
 
+@both_engines
 @pytest.mark.parametrize("stft", STFTS[1:], ids=str)
 def test_terms_on_spectra(stft):
     for dtype in dtypes():
@@ -123,10 +129,8 @@ def test_terms_on_spectra(stft):
 
 
 @pytest.mark.parametrize("banded", [False, True])
-def test_sizes_that_are_no_power_of_two(frames_in_shared_memory, banded):
-    """An odd one too: without a bin of which the target is real as at 0."""
-    if frames_in_shared_memory:
-        return  # these are in any case
+def test_sizes_that_are_no_power_of_two(banded):
+    """An odd one too, which has no bin at half the sample rate."""
     stft, terms = (ts.STFT(90, 30), MIXED) if banded else (ts.STFT(75, 20, center=True), PHASE)
     x, y = signals(21, 2, 400, dtype=np.float32)
     check(
@@ -153,6 +157,7 @@ def test_what_moves_silence(terms):
     check(x, y, STFTS[0], PHASE)
 
 
+@both_engines
 def test_the_targets_direction_of_bands():
     x, y = signals(18, 2, 400, dtype=dtypes()[0])
     x[0] = 0
@@ -215,6 +220,7 @@ def test_several_resolutions_add_up_at_edges_and_ends():
             assert not grad[item, length:].any()
 
 
+@both_engines
 @pytest.mark.parametrize("banded", [False, True])
 def test_finite_differences(banded):
     float64_or_skip()
@@ -230,6 +236,7 @@ def test_finite_differences(banded):
     assert np.sum(grad_y * d) == pytest.approx(along_y, rel=1e-7)
 
 
+@both_engines
 @pytest.mark.parametrize("kind", ["signal", "(K,)", "(B, K, F)"])
 def test_fixed_target(kind):
     """An odd number of frames, too: the last step of a segment has one instead of two."""
@@ -247,10 +254,12 @@ def test_fixed_target(kind):
     assert error(grad, expected[1]) < TOLERANCE[dtype]
 
 
+@both_engines
 def test_silence():
     check_silence(check, STFTS[0], PITCH, seed=7)
 
 
+@both_engines
 @pytest.mark.parametrize("level", [1e-6, 1e-3, 1e5])
 def test_one_signal_is_quieter_by_far(level):
     """Transport's gradient is the steeper the quieter the signal: neither spoils the other in their one transform."""
@@ -271,11 +280,13 @@ def test_equal_frames_are_at_distance_zero():
             assert grads[0][1].any() and grads[1][1].any()
 
 
+@both_engines
 def test_equal_frames_among_others():
     check_equal_frames(STFTS[1], MIXED, bin_weights=bin_weights(STFTS[1].n_bins))
     assert is_fused()
 
 
+@both_engines
 def test_the_first_of_equal_largest_bins_moves_the_floor():
     """Half an impulse half a frame after a whole one: the even bins are 1.5 and the odd ones 0.5, exactly."""
     stft = ts.STFT(64, 64, window="boxcar")
@@ -290,6 +301,7 @@ def test_the_first_of_equal_largest_bins_moves_the_floor():
     assert error(grad, expected[1]) < TOLERANCE[dtype]
 
 
+@both_engines
 def test_same_bits():
     """Long enough for several segments of several runs."""
     x, y = signals(11, 3, 20_000, dtype=np.float32)
