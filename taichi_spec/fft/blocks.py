@@ -1,4 +1,4 @@
-"""The fused pass on a GPU: frames as blocks.
+"""The fused pass on a GPU for powers of two: frames as blocks. Other sizes: see `frames`; those too large for both: `matrix`.
 
 A team of threads walks a run of neighbouring frames. Each thread holds `points` values of the frame in registers:
 window, transform, distance per bin, transform back, window. Frames overlap-add in registers, and a sample's gradient is

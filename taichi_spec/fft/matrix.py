@@ -1,4 +1,4 @@
-"""The fused pass on a GPU through memory: frames that are too large for a block, and products of 2, 3, 5 and 7.
+"""The fused pass on a GPU through memory: products of 2, 3, 5 and 7 that are too large for a block.
 
 A frame of N = A B points is a matrix, point n = B a + b in row a and column b; and so are its bins, k = c + A d:
 
