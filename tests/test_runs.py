@@ -7,7 +7,7 @@ import pytest
 import taichi as ti
 
 from taichi_spec import STFT
-from taichi_spec.fft import blocks_layout, frames, lanes
+from taichi_spec.fft import blocks_layout, frames, lanes, lines
 from taichi_spec.fft.runs import AHEAD, BEGINNING, LEAST, MOST, Runs
 from taichi_spec.runtime import MOST_SHARED, VulkanDevice
 
@@ -143,3 +143,10 @@ def test_teams_of_frames_in_shared_memory(transforms, teams):
     assert frames.teams_at_work(line, transforms) == teams
     runs = frames.runs_of(line, STFT(1000), 1, 1000 + 250 * (transforms - 1), fixed=False)
     assert runs.teams == teams and runs.begin(runs.number) == transforms
+
+
+@pytest.mark.parametrize("n,radices", [
+    (1000, (10, 10, 10)), (400, (8, 10, 5)), (1920, (16, 8, 15)), (1536, (16, 16, 6)), (48, (16, 3)), (64, (8, 8)), (1, ())
+])  # fmt: skip
+def test_passes_of_lines(n, radices):
+    assert lines.plan_of(n).radices == radices

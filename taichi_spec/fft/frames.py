@@ -7,8 +7,8 @@ leave each other, and what is done when all have ended, is that of `blocks_seams
 transforms where a loss is more than a sum over whole bins.
 
 What limits the pass on an H200 at n_fft 1000: shared memory is busy in 80 % of all cycles, in a quarter of them as accesses
-of a warp meet in a bank. Hence twiddles beside each other for neighbouring threads, in the last pass a
-radix that is odd or twice odd, and few passes.
+of a warp meet in a bank. Hence twiddles that lie side by side for neighbouring threads, few passes, and as the last radix one
+that is odd or twice odd.
 """
 
 from dataclasses import dataclass
