@@ -380,10 +380,8 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
                 *zip(*points, strict=True), "o-", label=name, linewidth=2.5 if name.startswith("taichi") else 1.2
             )
         ax.set(xlabel=label, ylabel="time (ps per sample)")
-        values = {row[key] for row in chosen}
-        ticks = sorted(value for value in values if value & (value - 1) == 0) or sorted(
-            values
-        )  # others are near these
+        values = sorted({row[key] for row in chosen})
+        ticks = [value for value in values if value & (value - 1) == 0] or values  # others are near these
         ax.set_xticks(ticks, [f"{tick:,}" if key == "n_fft" else f"$2^{{{tick.bit_length() - 1}}}$" for tick in ticks])
         ax.minorticks_off()
         ax.grid(alpha=0.3)
