@@ -1,5 +1,7 @@
 """What a team of `blocks` does by stages between its two transforms: see `stages`.
 
+`stage_functions` serve `frames_compare` too; what is in registers is in `by_stages`.
+
 A transform has two halves, real and imaginary part: frames of two signals, x and y, or, where the target is fixed, two
 frames of x. Bins are in registers, as X in the first half of them and Y in the second. What terms compare lies in
 shared memory: cells of two numbers, one a half.
