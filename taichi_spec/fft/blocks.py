@@ -644,13 +644,24 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
     layout = choose(stft, dtype, arch_name(), stages, rows, columns_of(terms)[-1])
     if layout is None or columns_of(terms)[-1] > layout.points or (dtype == ti.f64 and not layout.cuda):
         return False
-    pack = 1 if fixed is None else 2
     both = runs_of(layout, stft, dtype, batch, n_samples, terms, fixed is not None)
+    return in_range(
+        layout, stft, batch, n_samples, both, columns_of(terms)[-1], fixed, goal_width(rows, stft.n_bins, stages)
+    )
+
+
+def in_range(layout: Any, stft: STFT, batch: int, n_samples: int, both: list[Runs], columns: int, fixed: Any,
+             width: int) -> bool:  # fmt: skip
+    """Whether no index of a pass leaves its range.
+
+    both: the runs without gradients and with them. columns: what is summed. width: numbers of a fixed target's frame.
+    """
+    pack = 1 if fixed is None else 2
     # How far teams go, those without a run included.
     reached = [(runs.begin(runs.number + layout.teams) * pack + 1) * stft.hop_length for runs in both]
-    _, scratch = scratch_of(layout, stft, batch, both, columns_of(terms)[-1], fixed is not None)
+    _, scratch = scratch_of(layout, stft, batch, both, columns, fixed is not None)
     fits = max(batch * (n_samples + 2 * stft.n_fft), scratch, *reached) <= MAX_INDEX
-    return fits and (fixed is None or prod(fixed.shape[:2]) * goal_width(rows, stft.n_bins, stages) <= MAX_KNOWN)
+    return fits and (fixed is None or prod(fixed.shape[:2]) * width <= MAX_KNOWN)
 
 
 class BlocksEngine(GPUEngine):
@@ -693,14 +704,14 @@ class BlocksEngine(GPUEngine):
         strides = self._keep_goal(None if fixed is None else goal_of(fixed, bands, bin_weights, stages))
         table = layout.table(stft.window_table).ravel()
         gains = np.ones(stft.n_bins) if bin_weights is None else np.abs(bin_weights)  # (K,)
-        lay = self._places()
-        self.places, numbers, integers = band_tables(bands, gains, len(table), 2 * len(Head._fields) + len(lay))
+        bin_places = self._bin_places()
+        self.places, numbers, integers = band_tables(bands, gains, len(table), 2 * len(Head._fields) + len(bin_places))
         self.table = upload(np.concatenate([table, numbers]), dtype)
         self.cut = lengths is not None
         items = [(length, stft.n_frames(length)) for length in lengths or ()]  # (B, 2)
         sizes = (0, batch, n_samples, stft.n_frames(n_samples))
         heads = [(*sizes, *runs[:3], *runs.turns(batch, layout.teams), *strides, padded) for runs in self.runs]
-        self.integers = upload_integers(np.concatenate([*heads, lay, integers, np.ravel(items)]))
+        self.integers = upload_integers(np.concatenate([*heads, bin_places, integers, np.ravel(items)]))
 
     @staticmethod
     def choose(stft: STFT, dtype: Any, stages: Stages | None, rows: int, columns: int) -> Any:
@@ -711,7 +722,7 @@ class BlocksEngine(GPUEngine):
         """How frames are shared out among teams, without gradients and with them."""
         return runs_of(self.layout, stft, self.dtype, self.batch, self.n_samples, self.terms, self.fixed)
 
-    def _places(self) -> NDArray[np.int64]:
+    def _bin_places(self) -> NDArray[np.int64]:
         """Where each bin lies, if the kernel asks for it."""
         return np.zeros(0, np.int64)
 

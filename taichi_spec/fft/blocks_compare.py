@@ -47,6 +47,11 @@ class Room(NamedTuple):
     threads: int
     group: int
 
+    @staticmethod
+    def of(stages: Stages, bins: int, rows: int, threads: int, group: int) -> "Room":
+        """The room that these stages need."""
+        return Room(bins, rows, len(stages.quantities) if stages.banded else 0, threads, group)
+
     def values(self, i: int) -> int:
         """Where quantity i begins."""
         return self.bins + 2 * i * self.rows if self.arrays else 0

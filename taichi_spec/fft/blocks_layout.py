@@ -231,10 +231,7 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
     if threads > MOST_THREADS:
         return None
     cuda, warp = arch == "cuda", warp_threads(arch) * (dtype == ti.f32)
-    room = None
-    if stages is not None:
-        arrays = len(stages.quantities) if stages.banded else 0
-        room = Room(stft.n_bins, width, arrays, threads, 1 << threads.bit_length() // 2)
+    room = None if stages is None else Room.of(stages, stft.n_bins, width, threads, 1 << threads.bit_length() // 2)
     own = stages is None and columns == 1 and dtype == ti.f32  # for more there are not registers enough
     # Float64 needs more registers than there are in a wide block, and where frames stray it is slower: at 512 and a hop of
     # 100, 2^20 samples took a sixth longer, 2^26 a fortieth.

@@ -158,13 +158,13 @@ def butterflies(dtype) -> SimpleNamespace:
         # k modulo a, column k modulo b of the matrix's DFTs over i and over l; no twiddles between them (Good and Thomas).
         reorder(re, im, first, step, ti.static([(b * (p // b) + a * (p % b)) % (a * b) for p in range(a * b)]))
         for q in ti.static(range(b)):
-            dft_prime(re, im, a, ti.static(first + q * step), ti.static(b * step))
+            dft_small(re, im, a, ti.static(first + q * step), ti.static(b * step))
         for p in ti.static(range(a)):
-            dft_prime(re, im, b, ti.static(first + p * b * step), step)
+            dft_small(re, im, b, ti.static(first + p * b * step), step)
         reorder(re, im, first, step, ti.static([k % a * b + k % b for k in range(a * b)]))
 
     @ti.func
-    def dft_prime(re: ti.template(), im: ti.template(), r: ti.template(), first: ti.template(), step: ti.template()):
+    def dft_small(re: ti.template(), im: ti.template(), r: ti.template(), first: ti.template(), step: ti.template()):
         if ti.static(r == 2):
             add_subtract(re, im, first, ti.static(first + step))
         elif ti.static(r == 4):
@@ -182,7 +182,7 @@ def butterflies(dtype) -> SimpleNamespace:
         elif ti.static(r in COPRIME):
             dft_coprime(re, im, ti.static(COPRIME[r][0]), ti.static(COPRIME[r][1]), first, step)
         else:
-            dft_prime(re, im, r, first, step)
+            dft_small(re, im, r, first, step)
 
     return SimpleNamespace(dft=dft, rotate=rotate, turn=turn, constant=constant)
 

@@ -13,7 +13,6 @@ that is odd or twice odd.
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,16 +20,16 @@ import numpy as np
 import taichi as ti
 from numpy.typing import NDArray
 
-from taichi_spec.arrays import MAX_INDEX, itemsize
+from taichi_spec.arrays import itemsize
 from taichi_spec.bins import Account, Parts, columns_of
 from taichi_spec.fft import blocks_layout
-from taichi_spec.fft.blocks import MAX_KNOWN, BlocksEngine
+from taichi_spec.fft.blocks import BlocksEngine, in_range
 from taichi_spec.fft.blocks_compare import BandPlaces, Room
-from taichi_spec.fft.blocks_layout import LAUNCHED, Head, goal_width, record_of, scratch_of
+from taichi_spec.fft.blocks_layout import LAUNCHED, Head, goal_width, record_of
 from taichi_spec.fft.blocks_seams import seams
 from taichi_spec.fft.frames_compare import by_stages
 from taichi_spec.fft.lines import line_table, line_transform, plan_of
-from taichi_spec.fft.pairs import bits_of, forces_of, measures_of, power_of_two, two_bins
+from taichi_spec.fft.pairs import bits_of, forces_of, measures_of, pair_comparer, power_of_two
 from taichi_spec.fft.plan import Plan, is_smooth
 from taichi_spec.fft.runs import LEAST, Runs
 from taichi_spec.fft.stages import Stages, stages_of
@@ -114,10 +113,7 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None, rows: int) 
         least, most = (cuda_multiprocessors()[0] * warps * 32 // threads for warps in (FEW_WARPS, MANY_WARPS))
     elif not in_software(arch):
         most = LAUNCHED // threads
-    room = None
-    if stages is not None:
-        arrays = len(stages.quantities) if stages.banded else 0
-        room = Room(stft.n_bins, rows, arrays, threads, 8)
+    room = None if stages is None else Room.of(stages, stft.n_bins, rows, threads, 8)
     line = Line(stft.n_fft, stft.hop_length, threads, arch == "cuda", least, most, room)
     return line if itemsize(dtype) * line.numbers <= shared_bytes(arch) else None
 
@@ -167,6 +163,7 @@ def one_pass(
     HEAD, LENGTHS, Bits = Head.of(gradient), places.end, bits_of(dtype)
     measures, powers = measures_of(parts, fixed, dtype, tuple(map(parts.index, wanted))), power_of_two(dtype)
     forward, backward = (line_transform(layout.plan, dtype, N, way, T) for way in (False, True))
+    compare_pair = pair_comparer(dtype, SUMS, N, fixed, gradient)
     ends = seams(layout, dtype, terms, wanted, fixed, gradient, totals, edges, cut, adds, LENGTHS)
     run_at, begin, source, put, LEFT = ends.run_at, ends.begin, ends.source, ends.put, ends.left
     write_four = four_writer(dtype, adds)
@@ -349,15 +346,7 @@ def one_pass(
             at = integers[POSITIONS + k]
             other = integers[POSITIONS + ti.select(k == 0, 0, N - k)]
             z, m = ti.static([sm[at], sm[at + N]]), ti.static([sm[other], sm[other + N]])
-            values, low, high = ti.static(two_bins(z, m, goals(k), scale, fixed, dtype))
-            for j in ti.static(range(SUMS)):
-                found[j] += values[j]
-                if ti.static(fixed):
-                    found[j] += ti.select(second, values[SUMS + j], 0)
-            if ti.static(gradient):
-                twice = ti.select(at == other, ti.cast(2, dtype), ti.cast(1, dtype))
-                sm[other], sm[other + N] = twice * high[1], twice * high[0]
-                sm[at], sm[at + N] = twice * low[1], twice * low[0]
+            compare_pair(found, sm, at, other, z, m, k, goals, scale, second)
             k += T
 
     @ti.func
@@ -467,11 +456,10 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
     line = choose(stft, dtype, arch_name(), stages, rows)
     if line is None or columns_of(terms)[-1] > MOST_SUMS:
         return False
-    runs = runs_of(line, stft, batch, n_samples, fixed is not None)
-    reached = (runs.begin(runs.number) * (1 if fixed is None else 2) + 1) * stft.hop_length
-    _, scratch = scratch_of(line, stft, batch, [runs, runs], columns_of(terms)[-1], fixed is not None)
-    fits = max(batch * (n_samples + 2 * stft.n_fft), scratch, reached) <= MAX_INDEX
-    return fits and (fixed is None or prod(fixed.shape[:2]) * goal_width(rows, stft.n_bins, stages) <= MAX_KNOWN)
+    both = [runs_of(line, stft, batch, n_samples, fixed is not None)] * 2
+    return in_range(
+        line, stft, batch, n_samples, both, columns_of(terms)[-1], fixed, goal_width(rows, stft.n_bins, stages)
+    )
 
 
 class FramesEngine(BlocksEngine):
@@ -487,6 +475,6 @@ class FramesEngine(BlocksEngine):
     def _runs(self, stft: STFT) -> list[Runs]:
         return [runs_of(self.layout, stft, self.batch, self.n_samples, self.fixed)] * 2
 
-    def _places(self) -> NDArray[np.int64]:
+    def _bin_places(self) -> NDArray[np.int64]:
         positions: NDArray[np.int64] = self.layout.plan.positions
         return positions

@@ -4,6 +4,7 @@ A line's real parts lie in one plane, its imaginary parts in the next. Each pass
 DFTs. Several lines may lie side by side, element by element.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from taichi_spec.fft.pairs import KNOWN
 from taichi_spec.fft.plan import Plan
 
 
+@cache
 def plan_of(n: int) -> Plan:
     """The `Plan` of a line: few passes of radices as even as can be.
 

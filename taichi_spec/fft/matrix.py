@@ -31,7 +31,7 @@ from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, new_vectors, uplo
 from taichi_spec.bins import Account, Parts, columns_of, finish_function
 from taichi_spec.fft.fused import GPUEngine, run_sums
 from taichi_spec.fft.lines import line_table, line_transform, plan_of
-from taichi_spec.fft.pairs import KNOWN, bits_of, forces_of, measures_of, power_of_two, two_bins
+from taichi_spec.fft.pairs import KNOWN, bits_of, forces_of, measures_of, pair_comparer, power_of_two
 from taichi_spec.fft.plan import Plan, is_smooth, unit_circle
 from taichi_spec.fft.together import pairs_writer
 from taichi_spec.framing import IMAGES, add, annotation, framing, framing_of, item_sizes, load, touched
@@ -320,6 +320,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
     measures, write_pairs = measures_of(parts, fixed, dtype, tuple(range(C))), pairs_writer(dtype)
     twiddles = matrix.twiddles(matrix.rows)
     forward, back = transforms_of(matrix.rows, dtype, twiddles)
+    compare_pair = pair_comparer(dtype, C, PLANE, fixed, gradient)
     Array, Values = ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
     Pairs = ti.types.ndarray(dtype=ti.types.vector(2, dtype), ndim=1)
 
@@ -374,15 +375,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
                 other = integers[POSITIONS + mirror] * PITCH + line + ti.select(alone, 0, SIDE)
                 z = ti.static([sm[at], sm[at + PLANE]])
                 m = ti.static([sm[other], sm[other + PLANE]])
-                found, low, high = ti.static(two_bins(z, m, goals(ti.min(k, N - k)), scale, fixed, dtype))
-                for j in ti.static(range(C)):
-                    sums[j] += found[j]
-                    if ti.static(fixed):
-                        sums[j] += ti.select(second, found[C + j], 0)
-                if ti.static(gradient):
-                    twice = ti.select(at == other, ti.cast(2, dtype), ti.cast(1, dtype))
-                    sm[other], sm[other + PLANE] = twice * high[1], twice * high[0]
-                    sm[at], sm[at + PLANE] = twice * low[1], twice * low[0]
+                compare_pair(sums, sm, at, other, z, m, ti.min(k, N - k), goals, scale, second)
             d += ti.static(BLOCK // SIDE)
 
     @ti.kernel

@@ -168,3 +168,27 @@ def two_bins(z, m, measure, scale, fixed, dtype):
         (hold(real - q), hold(imag + p)),
         (hold(real + q), hold(p - imag)),
     )
+
+
+def pair_comparer(dtype: Any, sums: int, plane: int, fixed: bool, gradient: bool) -> Any:
+    """The `ti.func` that compares bins k and N - k, z and m, which lie in shared memory, imaginary parts `plane` further on.
+
+    It adds as many distances as there are sums, those of a second frame only if there is one, and with gradients the bins
+    become theirs, real and imaginary parts exchanged.
+    """
+
+    @ti.func
+    def compare_pair(found: ti.template(), sm: ti.template(), at: ti.template(), other: ti.template(), z: ti.template(),
+                     m: ti.template(), k: ti.template(), goals: ti.template(), scale: ti.template(),
+                     second: ti.template()):  # fmt: skip
+        values, low, high = ti.static(two_bins(z, m, goals(k), scale, fixed, dtype))
+        for j in ti.static(range(sums)):
+            found[j] += values[j]
+            if ti.static(fixed):
+                found[j] += ti.select(second, values[sums + j], 0)
+        if ti.static(gradient):
+            twice = ti.select(at == other, ti.cast(2, dtype), ti.cast(1, dtype))
+            sm[other], sm[other + plane] = twice * high[1], twice * high[0]
+            sm[at], sm[at + plane] = twice * low[1], twice * low[0]
+
+    return compare_pair
