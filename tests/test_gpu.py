@@ -55,6 +55,7 @@ CASES = [
     (FramesEngine, 96, 1, "reflect", (2, 60)),
     (FramesEngine, 35, 50, "constant", (2, 700)),
     (FramesEngine, 36, 36, "none", (2, 300)),
+    (FramesEngine, 48, 12, "none", (2, 900)),
     (FramesEngine, 98, 41, "reflect", (2, 700)),
     (FramesEngine, 112, 28, "none", (2, 900)),
     (FramesEngine, 180, 90, "none", (1, 2001)),

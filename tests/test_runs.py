@@ -3,11 +3,13 @@ longer at work than others."""
 
 import itertools
 
+import numpy as np
 import pytest
 import taichi as ti
 
 from taichi_spec import STFT
-from taichi_spec.fft import blocks_layout, frames, lanes, lines
+from taichi_spec.fft import blocks_layout, frames, lanes, lines, rows
+from taichi_spec.fft.plan import Plan
 from taichi_spec.fft.runs import AHEAD, BEGINNING, LEAST, MOST, Runs
 from taichi_spec.runtime import MOST_SHARED, VulkanDevice
 
@@ -139,14 +141,31 @@ def test_runs_on_the_cpu_are_worth_their_beginning(log2_samples, pack, runs):
 
 @pytest.mark.parametrize("transforms,teams", [(10, 100), (6400, 200), (10**6, 500)])
 def test_teams_of_frames_in_shared_memory(transforms, teams):
-    line = frames.Line(1000, 250, 64, True, least_blocks=100, most_blocks=500)
+    line = frames.Line(1000, 250, 64, Plan(1000, (10, 10, 10)), 100, True, least_blocks=100, most_blocks=500)
     assert frames.teams_at_work(line, transforms) == teams
     runs = frames.runs_of(line, STFT(1000), 1, 1000 + 250 * (transforms - 1), fixed=False)
     assert runs.teams == teams and runs.begin(runs.number) == transforms
 
 
-@pytest.mark.parametrize("n,radices", [
-    (1000, (10, 10, 10)), (400, (8, 10, 5)), (1920, (16, 8, 15)), (1536, (16, 16, 6)), (48, (16, 3)), (64, (8, 8)), (1, ())
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "n,radices", [(50, (10, 5)), (144, (12, 12)), (96, (8, 12)), (64, (8, 8)), (7, (7,)), (1, ())]
+)
 def test_passes_of_lines(n, radices):
     assert lines.plan_of(n).radices == radices
+
+
+@pytest.mark.parametrize("n,threads,radices,pitch", [
+    (1000, 64, (10, 10, 10), 113), (400, 32, (8, 10, 5), 52), (1920, 128, (8, 16, 15), 244), (240, 32, (16, 15), 22),
+    (7, 32, (7,), 1),
+])  # fmt: skip
+def test_passes_and_rows_of_frames(n, threads, radices, pitch):
+    plan, row = rows.rows_of(n, threads, 10**6)
+    assert (plan.radices, row) == (radices, pitch)
+    assert row == rows.rows_of(n, threads, radices[0] * (row - plan.spans[0]))[1]  # as much room as it takes
+    assert rows.rows_of(n, threads, 0)[1] == plan.n // rows.rows_of(n, threads, 0)[0].radices[0]
+
+
+@pytest.mark.parametrize("step,accesses", [(1, 2), (2, 3), (8, 9), (32, 33), (33, 2)])
+def test_accesses_that_meet_in_a_bank(step, accesses):
+    """Of 33 threads, a warp and one more."""
+    assert rows._wavefronts(np.arange(33) * step) == accesses

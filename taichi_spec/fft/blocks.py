@@ -49,10 +49,10 @@ from taichi_spec.fft.blocks_seams import seams
 from taichi_spec.fft.blocks_shared import shared_memory
 from taichi_spec.fft.blocks_transform import transforms
 from taichi_spec.fft.fused import GPUEngine
-from taichi_spec.fft.pairs import KNOWN, bits_of, element, hold, power_of_two
+from taichi_spec.fft.pairs import KNOWN, bits_of, cell, hold, power_of_two
 from taichi_spec.fft.runs import Runs
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
-from taichi_spec.fft.together import four_writer, fours
+from taichi_spec.fft.together import rows_writer
 from taichi_spec.framing import annotation, load
 from taichi_spec.launch import Launch
 from taichi_spec.runtime import arch_name
@@ -159,7 +159,6 @@ def one_pass(
     C, SUMS = len(parts), len(wanted)
     RECORD = record_of(layout, SUMS, fixed, gradient)
     COEFFICIENTS = Account.of(terms).coefficients
-    write_four = four_writer(dtype, adds)
     N, H, R, T = layout.n_fft, layout.hop, layout.points, layout.threads
     BLOCK, CELLS, OVERLAP = layout.block, layout.cells, layout.overlap
     pad, LAST = layout.pad, len(layout.radices) - 2  # the pass before the last exchange
@@ -174,7 +173,6 @@ def one_pass(
     AT_ONCE = (2 if N <= 1024 else 1) if gradient or fixed else max(1, min(8, -(-layout.resident // BLOCK)))
     LATER = H if fixed else 0  # how much later the frame in the imaginary part begins
     EMIT = min(ROWS, -(-H // T))  # rows of which some are finished with their frame
-    WHOLE = min(ROWS, H // T)  # rows of which all are
     TWO_ROWS = [(m, min(m + 1, ROWS - 1)) for m in range(0, ROWS, 2)]
     NEAR = SECTOR[dtype]
     # Numbers that a thread asks for in time: of samples; of both rows of a goal, and of the second one's end, but for stray
@@ -183,6 +181,7 @@ def one_pass(
     # The last of a goal's numbers of which a thread may ask for one in time.
     WIDTH = goal_width(layout.room.rows if layout.room else 0, N // 2 + 1, stages)
     CUDA = layout.cuda
+    write_rows = rows_writer(dtype, adds, T, min(H, SPAN))
     LOG_T = T.bit_length() - 1
     HEAD, LENGTHS = Head.of(gradient), places.end
     Bits = bits_of(dtype)
@@ -201,12 +200,6 @@ def one_pass(
     # Whether the window leaves enough of 168 registers on CUDA: where a thread has its bins' mirrors, does little with them,
     # and two frames of a signal have no edges.
     ROOM = layout.mirrored and gradient and is_light(parts) and (not fixed or edges == "none")
-
-    def cell(x, b, at):
-        """Sample `at` of a field's item b; of an ndarray, value `at` of its memory, which takes no multiplication."""
-        if len(x.shape) == 1:
-            return element(x, at)
-        return element(x, b, at) if is_field else element(x, 0, at)
 
     @ti.func
     def threads(integers: ti.template()):
@@ -451,7 +444,10 @@ def one_pass(
                 slide(samples, signals, b, at, start, length)
             else:
                 taken = ti.static(
-                    [(cell(x, b, at + T * m), cell(other, b, at + (T * m + LATER))) for m in range(ROWS)]
+                    [
+                        (cell(x, is_field, b, at + T * m), cell(other, is_field, b, at + (T * m + LATER)))
+                        for m in range(ROWS)
+                    ]
                 )
                 for m in ti.static(range(ROWS)):
                     re[FIRST + m] = ti.static(weights)[m] * ti.static(taken)[m][0]
@@ -464,11 +460,11 @@ def one_pass(
                 first, second = ti.cast(0, dtype), ti.cast(0, dtype)
                 at = source(start + n, length)
                 if live and at >= 0:
-                    first = ti.static([cell(x, b, row + at)])[0]
+                    first = ti.static([cell(x, is_field, b, row + at)])[0]
                 if ti.static(fixed):
                     at = source(start + H + n, length)
                 if f + (FRAMES - 1) < frames and at >= 0:
-                    second = ti.static([cell(other, b, row + at)])[0]
+                    second = ti.static([cell(other, is_field, b, row + at)])[0]
                 place = m + FIRST
                 pair = ti.static(constants(sm, table, t + again + T * (place >> 1), WINDOW, ENTRIES))
                 w = ti.select(place & 1, ti.static(pair)[1], ti.static(pair)[0])
@@ -481,7 +477,7 @@ def one_pass(
                  integers: ti.template()):  # fmt: skip
         """All samples of a transform, from `at` on."""
         for m in range(HELD + integers[HEAD.zero]):  # + 0, as in load_frames
-            taken = ti.static([cell(signal, b, at + T * m) for signal in signals])
+            taken = ti.static([cell(signal, is_field, b, at + T * m) for signal in signals])
             for s in ti.static(range(len(signals))):
                 for k in ti.static(range(s * HELD, (s + 1) * HELD - 1)):
                     samples[k] = samples[k + 1]
@@ -498,7 +494,7 @@ def one_pass(
         beyond = start + ti.static(SPAN + (2 * FRAMES - 1) * H) > length
         further = at + ti.select(beyond, 0, ti.static(FRAMES * H))
         for s in ti.static(range(len(signals))):
-            taken = ti.static([cell(signals[s], b, further + T * m) for m in range(SHARED_ROWS, HELD)])
+            taken = ti.static([cell(signals[s], is_field, b, further + T * m) for m in range(SHARED_ROWS, HELD)])
             for m in ti.static(range(SHARED_ROWS)):
                 samples[s * HELD + m] = samples[s * HELD + m + SHIFT * FRAMES]
             for m in ti.static(range(SHARED_ROWS, HELD)):
@@ -554,15 +550,6 @@ def one_pass(
                 values[m] = hold(values[m] + wait[m + s * KEEP])
         return sums
 
-    def finished(count):
-        """The (signal, register) that are written, four at a time: first those of a row that is not whole, beside row 0."""
-        partial = [(s, m) for s in range(count) for m in (0, WHOLE) if WHOLE < EMIT]
-        return fours(partial + [(s, m) for s in range(count) for m in range(WHOLE) if (s, m) not in partial])
-
-    def chosen(m, reached, value, first):
-        """What a thread writes in row m: where it does not reach it, what it writes in row 0, once more."""
-        return value if m < WHOLE else hold(ti.select(reached, value, first))
-
     @ti.func
     def emit(sums: ti.template(), gs: ti.template(), wait: ti.template(), t, b: ti.template(), start,
              whole: ti.template(), writes: ti.template()):  # fmt: skip
@@ -578,19 +565,7 @@ def one_pass(
                     wait[m + s * KEEP] = ti.select(t < STRAY, further, sums[s][m + SHIFT])
         if writes:
             at = (b * whole + start + t) & 0x3FFFFFFF  # as in load_frames
-            if ti.static(CUDA and WHOLE > 0):
-                reached = t + ti.static(T * WHOLE) < H
-                for some in ti.static(finished(count)):
-                    write_four(*ti.static([gs[s][0, at + chosen(m, reached, T * m, 0)] for s, m in some]),
-                               *ti.static([chosen(m, reached, sums[s][m], sums[s][0]) for s, m in some]))  # fmt: skip
-            else:
-                for s in ti.static(range(count)):
-                    for m in ti.static(range(EMIT)):
-                        if ti.static(m < WHOLE) or t + ti.static(T * m) < H:
-                            value = sums[s][m]
-                            if ti.static(adds):
-                                value = value + gs[s][0, at + ti.static(T * m)]
-                            gs[s][0, at + ti.static(T * m)] = value
+            write_rows(gs, at, t, sums)
 
     @ti.func
     def emit_at_edges(lists: ti.template(), gs: ti.template(), scratch: ti.template(), integers: ti.template(),

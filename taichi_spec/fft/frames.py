@@ -1,17 +1,20 @@
 """The fused pass on a GPU for frames of products of 2, 3, 5 and 7 that fit a block's shared memory.
 
-A team of threads, a block, walks a run of neighbouring frames, as in `blocks`, which takes the powers of two; but a frame lies
-in shared memory, not in registers, as its radices do not share it out evenly. It is windowed, transformed, compared,
-transformed back and windowed again in place. Beside it lies a ring of sums that wait for the frames that follow. What runs
-leave each other, and what is done when all have ended, is that of `blocks_seams`; `frames_compare` is what comes between the
-transforms where a loss is more than a sum over whole bins.
+A team of threads, a block, walks a run of neighbouring frames, as in `blocks`, which takes the powers of two; but between the
+passes of its transforms a frame lies in shared memory, not in registers, as its radices do not share it out evenly:
 
-What limits the pass on an H200 at n_fft 1000: shared memory is busy in 80 % of all cycles, in a quarter of them as accesses
-of a warp meet in a bank. Hence twiddles that lie side by side for neighbouring threads, few passes, and as the last radix one
-that is odd or twice odd.
+    forward     samples, from memory, times the window; the first pass → rows in shared memory; their passes
+    between     compares bins; or `frames_compare`, where a loss is more than a sum over whole bins
+    back        the rows' passes; the last pass, times the window → a ring of sums that wait; or, if finished, gradients
+
+What runs leave each other, and what is done when all have ended, is that of `blocks_seams`.
+
+What limits the pass on an H200 is shared memory. Hence few passes, rows that lie so that few accesses meet in a bank (`rows`),
+twiddles that lie side by side for neighbouring threads, and first and last passes that have no more to do with it than they
+must. LLVM has to inline a thread's program, as in `blocks`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -28,14 +31,15 @@ from taichi_spec.fft.blocks_compare import BandPlaces, Room
 from taichi_spec.fft.blocks_layout import LAUNCHED, Head, goal_width, record_of
 from taichi_spec.fft.blocks_seams import seams
 from taichi_spec.fft.frames_compare import by_stages
-from taichi_spec.fft.lines import line_table, line_transform, plan_of
-from taichi_spec.fft.pairs import bits_of, forces_of, measures_of, pair_comparer, power_of_two
+from taichi_spec.fft.lines import line_table, line_transform, small_dft
+from taichi_spec.fft.pairs import KNOWN, bits_of, cell, forces_of, measures_of, pair_comparer, power_of_two
 from taichi_spec.fft.plan import Plan, is_smooth
+from taichi_spec.fft.rows import rest_of, rows_of
 from taichi_spec.fft.runs import LEAST, Runs
 from taichi_spec.fft.stages import Stages, stages_of
-from taichi_spec.fft.together import four_writer
+from taichi_spec.fft.together import four_writer, rows_writer
 from taichi_spec.framing import load
-from taichi_spec.runtime import arch_name, cuda_multiprocessors, in_software, shared_bytes
+from taichi_spec.runtime import arch_name, cuda_multiprocessors, in_software, shared_bytes, warp_threads
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
 
@@ -45,7 +49,6 @@ POINTS, LARGEST = {"cuda": 16, "vulkan": 8}, {"cuda": 128, "vulkan": 256}
 # How many CUDA starts for each multiprocessor, at least and at most. By the registers they need 16 or 20 are at work at once,
 # and of 80 none waits long for the last ones.
 FEW_WARPS, MANY_WARPS = 16, 80
-AT_ONCE = 4  # numbers that a thread asks memory for before it waits for the first
 GROUP = 8  # threads whose peaks one of them compares
 MOST_SUMS = 16  # of which a thread keeps its share
 POSITIONS = 2 * len(Head._fields)  # where in the table of integers the bins' places begin
@@ -55,15 +58,19 @@ POSITIONS = 2 * len(Head._fields)  # where in the table of integers the bins' pl
 class Line:
     """How a frame lies in shared memory, and the sizes that `blocks_seams` and `blocks_layout` ask for.
 
-    The real parts, the imaginary parts, and the ring: of both signals or, where the target is fixed, of two frames of one.
+    The real parts, the imaginary parts, and the ring of both signals. The parts lie in rows, as many as the first radix has
+    points: element n_fft / radix of a frame is the first one of row 1.
     """
 
     n_fft: int
     hop: int
     threads: int  # of a team
+    plan: Plan  # how a frame is transformed
+    row: int  # how far apart its rows lie
     cuda: bool
     least_blocks: int  # that have work, as far as there is some
     most_blocks: int  # that are launched
+    warp: int = 0  # so many neighbouring threads compare their peaks without shared memory
     room: Room | None = None  # where the stages of a frame lie, behind all else
     teams: int = 1  # of a block
     first: int = 0  # the window's first row, of so many numbers as there are threads, that is not left out
@@ -84,14 +91,32 @@ class Line:
         return max(self.n_fft - self.hop, 0)
 
     @cached_property
-    def plan(self) -> Plan:
-        """How a frame is transformed."""
-        return plan_of(self.n_fft)
+    def rest(self) -> Plan:
+        """How its rows are transformed after the first pass, or before the last one."""
+        return rest_of(self.plan)
 
     @property
-    def numbers(self) -> int:
-        """Numbers of a block in shared memory: the frame, the ring, what its threads compare, and the stages' cells."""
-        return 4 * self.n_fft + 2 * self.threads + (2 * self.room.cells if self.room else 0)
+    def plane(self) -> int:
+        """From a number's real part to its imaginary part."""
+        return self.plan.radices[0] * self.row
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Where the transform leaves each bin  # (N,)"""
+        rows = self.plan.radices[0]
+        k = np.arange(self.n_fft)
+        places: NDArray[np.int64] = k % rows * self.row + self.rest.positions[k // rows]
+        return places
+
+    @property
+    def peaks(self) -> int:
+        """Numbers that its threads compare, or their warps."""
+        return 2 * self.threads // max(self.warp, 1)
+
+    def numbers(self, rings: int) -> int:
+        """Numbers of a block in shared memory: the frame, the rings, the peaks, the stages' cells; or its threads' sums."""
+        cells = self.room.cells if self.room else 0
+        return max(2 * self.plane + rings * self.n_fft + self.peaks + 2 * cells, self.threads)
 
     def table(self, window: NDArray[Any]) -> NDArray[Any]:
         """All constants of a frame: the window, then the twiddles."""
@@ -114,8 +139,16 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None, rows: int) 
     elif not in_software(arch):
         most = LAUNCHED // threads
     room = None if stages is None else Room.of(stages, stft.n_bins, rows, threads, 8)
-    line = Line(stft.n_fft, stft.hop_length, threads, arch == "cuda", least, most, room)
-    return line if itemsize(dtype) * line.numbers <= shared_bytes(arch) else None
+    warp = warp_threads(arch) if arch == "vulkan" else 0
+    plan, row = rows_of(stft.n_fft, threads, 0)
+    line = Line(stft.n_fft, stft.hop_length, threads, plan, row, arch == "cuda", least, most, warp, room)
+    free = shared_bytes(arch) // itemsize(dtype) - line.numbers(2)
+    if free < 0:
+        return None
+    if arch == "vulkan":  # room between rows brings nothing there, and less memory more teams
+        return line
+    plan, row = rows_of(stft.n_fft, threads, free // 2)
+    return replace(line, plan=plan, row=row)
 
 
 def teams_at_work(line: Line, transforms: int) -> int:
@@ -151,23 +184,28 @@ def one_pass(
     BY_STAGES = stages is not None
     wanted = tuple(part for part in parts if BY_STAGES or part not in before)  # as in `blocks`
     C, SUMS = len(parts), len(wanted)
-    N, H, T, OVERLAP, SHARED = layout.n_fft, layout.hop, layout.threads, layout.overlap, layout.numbers
+    N, H, T, OVERLAP = layout.n_fft, layout.hop, layout.threads, layout.overlap
     FRAMES = 2 if fixed else 1  # frames per transform
     SIGNALS = 1 if fixed else 2  # with gradients
-    TOGETHER = 4 // SIGNALS if layout.cuda else 1  # samples whose gradients are written at once: see `four_writer`
-    RING, PEAKS = 2 * N, 4 * N  # where in shared memory they begin
-    AROUND = 2 * N if fixed else N  # numbers of a ring
-    DONE = FRAMES * H  # samples that a transform finishes
-    SPAN = max(N, H) + DONE - H  # from its first sample to its last one
+    TOGETHER = 4 if layout.cuda else 1  # samples of a second frame that are written at once: see `four_writer`
+    R, M, ROW, PLANE = layout.plan.radices[0], layout.plan.spans[0], layout.row, layout.plane  # R rows of M elements
+    RINGS = SIGNALS if gradient or not totals else 0  # a pass before another one takes no less memory than that
+    RING, PEAKS, SHARED = 2 * PLANE, 2 * PLANE + RINGS * N, layout.numbers(RINGS)  # where these begin, and all ends
+    WARP = layout.warp
+    LATER = (FRAMES - 1) * H  # how much later a second frame begins
+    SPAN = max(N, H) + LATER  # samples from a transform's first to its last one
     RECORD, COEFFICIENTS = record_of(layout, SUMS, fixed, gradient), Account.of(terms).coefficients
     HEAD, LENGTHS, Bits = Head.of(gradient), places.end, bits_of(dtype)
     measures, powers = measures_of(parts, fixed, dtype, tuple(map(parts.index, wanted))), power_of_two(dtype)
-    forward, backward = (line_transform(layout.plan, dtype, N, way, T) for way in (False, True))
-    compare_pair = pair_comparer(dtype, SUMS, N, fixed, gradient)
+    TURNS, ways = N + 2 * (R - 1) * M, (False, True)  # where the rows' twiddles begin; forward and back
+    outer, outer_back = (small_dft(layout.plan, dtype, N, way) for way in ways)
+    forward, backward = (line_transform(layout.rest, dtype, TURNS, way, T, R, 1, ROW, PLANE) for way in ways)
+    write_rows = rows_writer(dtype, adds, M, min(H, N))
+    compare_pair = pair_comparer(dtype, SUMS, PLANE, fixed, gradient)
     ends = seams(layout, dtype, terms, wanted, fixed, gradient, totals, edges, cut, adds, LENGTHS)
     run_at, begin, source, put, LEFT = ends.run_at, ends.begin, ends.source, ends.put, ends.left
     write_four = four_writer(dtype, adds)
-    CELLS = 4 * N + 2 * T  # where those of the stages begin, of which each has a number in either half
+    CELLS = PEAKS + layout.peaks  # where those of the stages begin, of which each has a number in either half
     compare_stages: Any = None
     if stages is not None:
         assert layout.room is not None
@@ -182,7 +220,8 @@ def one_pass(
             return sm[CELLS + cell], sm[CELLS + HALF + cell]
 
         tools = SimpleNamespace(store=store, fetch=fetch, sync=ti.simt.block.sync, power_of_two=powers)
-        compare_stages = by_stages(N, POSITIONS, dtype, parts, fixed, gradient, stages, layout.room, places, tools)
+        compare_stages = by_stages(N, PLANE, POSITIONS, dtype, parts, fixed, gradient, stages, layout.room, places,
+                                   tools)  # fmt: skip
 
     @ti.func
     def threads(integers: ti.template()):
@@ -194,7 +233,7 @@ def one_pass(
              integers: ti.template(), scratch: ti.template(), account: ti.template()):  # fmt: skip
         """Thread i's share of all runs of frames that its team takes."""
         sm = ti.simt.block.SharedArray((SHARED,), dtype)
-        thread, turn = i % T, i // T
+        thread, turn = ((i & ti.static(T - 1)) + integers[HEAD.zero]) & KNOWN, i >> ti.static(T.bit_length() - 1)
         gs = ti.static([gx] if fixed else [gx, gy])
         while turn < integers[HEAD.turns]:
             b, c, _ = run_at(integers, turn)
@@ -208,17 +247,18 @@ def one_pass(
             end = f + (integers[HEAD.short] + (c < integers[HEAD.longs])) * FRAMES
             ring = 0  # where in it the next frame begins
             if ti.static(gradient):
-                clear(sm, thread)
+                clear(sm, thread + integers[HEAD.zero])
             while f < end:
                 # Read anew for each frame and each way: what no frame changes LLVM would compute before and keep.
-                t = thread + integers[HEAD.zero]
+                zero = integers[HEAD.zero]
+                t = thread + zero
                 start = f * H - LEFT
                 inside = f + FRAMES <= frames and start >= 0 and start + SPAN <= length
                 scale = [ti.cast(0, dtype) for _ in ti.static(range(5))]
                 if ti.static(fixed):
-                    load_frame(scale, sm, x, x, table, t, b, f, frames, start, length, inside)
+                    begin_frame(scale, sm, x, x, table, integers, t, b, f, frames, start, length, whole, inside, zero)
                 else:
-                    load_frame(scale, sm, x, y, table, t, b, f, frames, start, length, inside)
+                    begin_frame(scale, sm, x, y, table, integers, t, b, f, frames, start, length, whole, inside, zero)
                 forward(sm, table, 0, t)
                 item = b * integers[HEAD.item_stride]
                 rows = [item + ti.min(f + k, frames - 1) * integers[HEAD.frame_stride] for k in ti.static(range(2))]
@@ -231,75 +271,124 @@ def one_pass(
                     if f < frames:
                         compare(found, sm, integers, t, goals, scale, f + 1 < frames)
                 if ti.static(gradient):
-                    t = thread + integers[HEAD.zero]
+                    zero = integers[HEAD.zero]
+                    t = thread + zero
                     backward(sm, table, 0, t)
-                    finish(gs, scratch, integers, sm, table, ring, t, b, start, length, whole, scale, inside)
-                    if ti.static(OVERLAP > 0):
-                        keep(sm, table, ring, t, scale)
-                    ring += ti.static(DONE % AROUND)
-                    ring = ti.select(ring >= AROUND, ring - AROUND, ring)
+                    last_pass(gs, sm, table, ring, t, b * whole + start, scale, inside, zero)
+                    if ti.static(H > N) or not inside:
+                        ti.simt.block.sync()
+                        finish(gs, scratch, integers, sm, t, b, start, length, whole, inside)
+                    ring = further(ring)
+                    if ti.static(fixed):
+                        ti.simt.block.sync()
+                        second_frame(gs, scratch, integers, sm, ring, t, b, start + H, length, whole, inside)
+                        ring = further(ring)
                 ti.simt.block.sync()
                 f += FRAMES
             run = turn * RECORD
+            t = thread + integers[HEAD.zero]
             if ti.static(gradient and OVERLAP > 0):
-                leave_tail(scratch, sm, ring, thread, run)
-            add_team(found, scratch, sm, thread, run)
+                leave_tail(scratch, sm, ring, t, run)
+            add_team(found, scratch, sm, t, run)
             turn += integers[HEAD.at_work]
 
     @ti.func
     def clear(sm: ti.template(), t):
         """Nothing waits where a run begins."""
         n = t
-        while n < 2 * N:
+        while n < RINGS * N:
             sm[RING + n] = 0
             n += T
 
     @ti.func
-    def load_frame(scale: ti.template(), sm: ti.template(), x: ti.template(), other: ti.template(), table: ti.template(),
-                   t, b, f, frames, start, length, inside):  # fmt: skip
-        """The windowed frame and `other`'s to shared memory, each brought to a peak near 1 where they differ much or are
-        extreme. scale ← what `two_bins` takes.
+    def begin_frame(scale: ti.template(), sm: ti.template(), x: ti.template(), other: ti.template(), table: ti.template(),
+                    integers: ti.template(), t, b, f, frames, start, length, whole, inside, zero):  # fmt: skip
+        """The first pass of the windowed frame and of `other`'s: once more, with each brought to a peak near 1, if they differ
+        much or are extreme. scale ← what `two_bins` takes.
 
         A silent half has no spectrum at all, and of two equal ones one is dropped: see `blocks_levels`.
         """
-        mine = ti.Vector.zero(dtype, 2)
-        n = t
-        if inside:
-            while n < N:
-                # Beyond the last element the last one again, which changes nothing.
-                ns = [ti.min(n + e * T, N - 1) for e in ti.static(range(AT_ONCE))]
-                first = [load(x, b, start + m) for m in ti.static(ns)]
-                second = [load(other, b, start + ti.static(DONE - H) + m) for m in ti.static(ns)]
-                weights = [table[m] for m in ti.static(ns)]
-                for e in ti.static(range(AT_ONCE)):
-                    u, v = weights[e] * first[e], weights[e] * second[e]
-                    sm[ns[e]], sm[ns[e] + N] = u, v
-                    mine[0], mine[1] = ti.max(mine[0], abs(u)), ti.max(mine[1], abs(v))
-                n += ti.static(T * AT_ONCE)
-        while n < N:
-            u = windowed(x, table, b, start + n, n, f < frames, length)
-            v = windowed(other, table, b, start + ti.static(DONE - H) + n, n, f + FRAMES <= frames, length)
-            sm[n], sm[n + N] = u, v
-            mine[0], mine[1] = ti.max(mine[0], abs(u)), ti.max(mine[1], abs(v))
-            n += T
+        down = ti.Vector([ti.cast(1, dtype), ti.cast(1, dtype)])
+        turn, turns = 0, 1
+        while turn < turns:
+            mine, unlike = ti.Vector.zero(dtype, 2), ti.cast(0, Bits)
+            i = t
+            while i < M:
+                here = (i + zero) & KNOWN
+                re, im = (
+                    [ti.cast(0, dtype) for _ in ti.static(range(R))],
+                    [ti.cast(0, dtype) for _ in ti.static(range(R))],
+                )
+                if inside and turn == 0:
+                    take(re, im, x, other, table, b, start + (0 if ti.static(is_field) else b * whole), here, zero)
+                else:
+                    gather(re, im, x, other, table, down, b, f, frames, start, length, here, integers)
+                for q in ti.static(range(R)):
+                    mine[0], mine[1] = ti.max(mine[0], size(re[q])), ti.max(mine[1], size(im[q]))
+                    if ti.static(not fixed):
+                        unlike = unlike | (ti.bit_cast(re[q], Bits) ^ ti.bit_cast(im[q], Bits))
+                outer(re, im, table, here, 0)
+                for q in ti.static(range(R)):
+                    sm[here + ti.static(q * ROW)], sm[here + ti.static(q * ROW + PLANE)] = re[q], im[q]
+                i += T
+            if turn == 0:  # noqa: SIM102  Taichi would do all of the function in either case
+                if to_levels(scale, down, sm, mine, unlike != 0, t):
+                    turns = 2
+            turn += 1
+
+    @ti.func
+    def take(re: ti.template(), im: ti.template(), x: ti.template(), other: ti.template(), table: ti.template(), b, start, i,
+             zero):  # fmt: skip
+        """A DFT's windowed samples, all inside. start: of the frame, in the signal's memory."""
+        at = (start + i) & 0x3FFFFFFF  # as in `blocks`
+        samples = ti.static(
+            [(cell(x, is_field, b, at + q * M), cell(other, is_field, b, at + (LATER + q * M))) for q in range(R)]
+        )
+        there = (i + zero) & KNOWN  # an address of its own
+        weights = [table[there + ti.static(q * M)] for q in ti.static(range(R))]
+        for q in ti.static(range(R)):
+            re[q], im[q] = weights[q] * ti.static(samples)[q][0], weights[q] * ti.static(samples)[q][1]
+
+    @ti.func
+    def gather(re: ti.template(), im: ti.template(), x: ti.template(), other: ti.template(), table: ti.template(),
+               down: ti.template(), b, f, frames, start, length, i, integers: ti.template()):  # fmt: skip
+        """The same wherever they are, one after the other, times `down`."""
+        again = integers[HEAD.zero]  # what LLVM could compute before the frame would wait in registers
+        for q in range(R + again):  # + 0 keeps LLVM from unrolling it
+            n = i + again + q * M
+            u = windowed(x, table, b, start + n, n, f + again < frames, length + again)
+            v = windowed(other, table, b, start + LATER + n, n, f + again + FRAMES <= frames, length + again)
+            for k in ti.static(range(R - 1)):  # after the last one each is in its place
+                re[k], im[k] = re[k + 1], im[k + 1]
+            re[R - 1], im[R - 1] = u * down[0], v * down[1]
+
+    @ti.func
+    def to_levels(scale: ti.template(), down: ti.template(), sm: ti.template(), mine: ti.template(), unlike, t):
+        """Finds `scale`, and whether the halves have to be brought to other levels, by `down`.
+
+        mine: the largest of each half among this thread's elements; unlike: whether any differs from the other half's.
+        """
+        half, none = ti.cast(0.5, dtype), ti.cast(0, dtype)
         peaks = of_team(sm, mine, t)
-        equal = 0
+        equal = False
         if ti.static(not fixed):  # noqa: SIM102  known when the kernel is compiled
             if peaks[0] == peaks[1]:
-                equal = ti.cast(of_team(sm, ti.Vector([differ(sm, t), ti.cast(0, dtype)]), t)[0] == 0, ti.i32)
-        half, none = ti.cast(0.5, dtype), ti.cast(0, dtype)
+                equal = not of_any(sm, unlike, t)
         on_x, on_y = ti.select(peaks[0] > 0, half, none), ti.select(peaks[1] > 0, half, none)
         scale[0], scale[1], scale[2], scale[3], scale[4] = on_x, on_y, on_x, on_y, ti.cast(equal, dtype)
         low, high = ti.min(peaks[0], peaks[1]), ti.max(peaks[0], peaks[1])
-        if low * ti.cast(16, dtype) < high or high > 1e9 or low < 1e-9 or equal == 1:
+        moves = low * ti.cast(16, dtype) < high or high > 1e9 or low < 1e-9 or equal
+        if moves:
             up_x, down_x = powers(peaks[0])
             up_y, down_y = powers(peaks[1])
             scale[0], scale[1] = on_x * up_x, on_y * up_y
-            n = t
-            while n < N:
-                sm[n] = sm[n] * down_x
-                sm[n + N] = sm[n + N] * ti.select(equal == 1, none, down_y)
-                n += T
+            down[0], down[1] = down_x, ti.select(equal, none, down_y)
+        return moves
+
+    @ti.func
+    def size(value):
+        """|value|, without `abs`, which is a function on CUDA: as in `blocks_levels`."""
+        return ti.select(value > 0, value, 0 - value)
 
     @ti.func
     def windowed(x: ti.template(), table: ti.template(), b, s, n, live, length):
@@ -308,34 +397,41 @@ def one_pass(
         return ti.select(live and at >= 0, table[n] * load(x, b, ti.max(at, 0)), ti.cast(0, dtype))
 
     @ti.func
-    def differ(sm: ti.template(), t):
-        """1 where any of this thread's elements has other bits in one half than in the other, else 0."""
-        found = ti.cast(0, Bits)
-        n = t
-        while n < N:
-            found = found | (ti.bit_cast(sm[n], Bits) ^ ti.bit_cast(sm[n + N], Bits))
-            n += T
-        return ti.cast(found != 0, dtype)
-
-    @ti.func
     def of_team(sm: ti.template(), mine: ti.template(), t):
-        """The largest of two numbers among a team's threads: of each GROUP of neighbours, then of all groups."""
+        """The largest of two numbers >= 0 among a team's threads: of each warp or GROUP of neighbours, then of all."""
+        count = ti.static(T // (WARP or GROUP))
         ti.simt.block.sync()
-        for k in ti.static(range(2)):
-            sm[PEAKS + t + ti.static(k * T)] = mine[k]
-        ti.simt.block.sync()
-        if t % GROUP == 0:
+        if ti.static(WARP > 0):
             for k in ti.static(range(2)):
-                most = mine[k]
-                for e in ti.static(range(1, GROUP)):
-                    most = ti.max(most, sm[PEAKS + t + ti.static(k * T + e)])
-                sm[PEAKS + t + ti.static(k * T)] = most
+                most = ti.simt.subgroup.reduce_max(ti.bit_cast(mine[k], ti.i32))  # bits are in the same order
+                if ti.simt.subgroup.invocation_id() == 0:
+                    sm[PEAKS + ti.raw_div(t, WARP) + ti.static(k * count)] = ti.bit_cast(most, ti.f32)
+        else:
+            at = (PEAKS + t) & KNOWN  # as in `known`
+            for k in ti.static(range(2)):
+                sm[at + ti.static(k * T)] = mine[k]
+            ti.simt.block.sync()
+            if t % GROUP == 0:
+                for k in ti.static(range(2)):
+                    most = mine[k]
+                    for e in ti.static(range(1, GROUP)):
+                        most = ti.max(most, sm[at + ti.static(k * T + e)])
+                    sm[at + ti.static(k * T)] = most
         ti.simt.block.sync()
         largest = ti.Vector.zero(dtype, 2)
         for k in ti.static(range(2)):
-            for g in range(T // GROUP):
-                largest[k] = ti.max(largest[k], sm[PEAKS + g * GROUP + ti.static(k * T)])
+            for g in range(count):
+                place = g + ti.static(k * count) if ti.static(WARP > 0) else g * GROUP + ti.static(k * T)
+                largest[k] = ti.max(largest[k], sm[PEAKS + place])
         return largest
+
+    @ti.func
+    def of_any(sm: ti.template(), condition, t):
+        """Whether it holds for any of a team's threads."""
+        if ti.static(layout.cuda):
+            return ti.simt.block.sync_any_nonzero(ti.cast(condition, ti.i32)) != 0
+        else:
+            return of_team(sm, ti.Vector([ti.cast(condition, dtype), 0]), t)[0] > 0
 
     @ti.func
     def compare(found: ti.template(), sm: ti.template(), integers: ti.template(), t, goals: ti.template(),
@@ -345,82 +441,129 @@ def one_pass(
         while k <= N // 2:
             at = integers[POSITIONS + k]
             other = integers[POSITIONS + ti.select(k == 0, 0, N - k)]
-            z, m = ti.static([sm[at], sm[at + N]]), ti.static([sm[other], sm[other + N]])
+            z, m = ti.static([sm[at], sm[at + PLANE]]), ti.static([sm[other], sm[other + PLANE]])
             compare_pair(found, sm, at, other, z, m, k, goals, scale, second)
             k += T
 
     @ti.func
-    def finish(gs: ti.template(), scratch: ti.template(), integers: ti.template(), sm: ti.template(),
-               table: ti.template(), ring, t, b, start, length, whole, scale: ti.template(), inside):  # fmt: skip
-        """Writes what no later frame adds to."""
+    def last_pass(gs: ti.template(), sm: ti.template(), table: ti.template(), ring, t, at, scale: ti.template(), inside,
+                  zero):  # fmt: skip
+        """The last pass on the way back. Samples of both signals or, where the target is fixed, of the first frame are
+        windowed and added to what waits for them: some are finished then, others wait. A second frame's, for which other sums
+        wait, go back to shared memory.
+
+        at: where the frame begins in the gradients' memory.
+        """
+        i = t
+        while i < M:
+            here = (i + zero) & KNOWN
+            re = [sm[here + ti.static(q * ROW)] for q in ti.static(range(R))]
+            im = [sm[here + ti.static(q * ROW + PLANE)] for q in ti.static(range(R))]
+            outer_back(re, im, table, here, 0)
+            weights = [table[here + ti.static(q * M)] for q in ti.static(range(R))]
+            places = [place(ring, here + ti.static(q * M)) for q in ti.static(range(R))]
+            add_up(im, sm, here, weights, places, 0, scale[2])
+            if ti.static(fixed):
+                for q in ti.static(range(R)):
+                    sm[here + ti.static(q * ROW)] = part(re[q], weights[q], scale[3])
+            else:
+                add_up(re, sm, here, weights, places, N, scale[3])
+            done = ti.static([im] if fixed else [im, re])
+            if inside:
+                write_rows(gs, (at + here) & 0x3FFFFFFF, here, done)  # as in `first_pass`
+            else:
+                for s in ti.static(range(SIGNALS)):
+                    for q in ti.static(range(-(-min(H, N) // M))):
+                        sm[here + ti.static(q * ROW + (1 - s) * PLANE)] = done[s][q]
+            i += T
+
+    @ti.func
+    def add_up(values: ti.template(), sm: ti.template(), i, weights: ti.template(), places: ti.template(),
+               plane: ti.template(), scale: ti.template()):  # fmt: skip
+        """Windows a DFT's samples of one frame and adds what waits for them; what is not finished waits for more."""
+        for q in ti.static(range(R)):
+            values[q] = part(values[q], weights[q], scale)
+            n = i + ti.static(q * M)
+            if ti.static(q * M < OVERLAP):
+                values[q] += ti.select(n < OVERLAP, sm[places[q] + plane], 0)
+            if ti.static((q + 1) * M > H):  # noqa: SIM102  known when the kernel is compiled
+                if n >= H:
+                    sm[places[q] + plane] = values[q]
+
+    @ti.func
+    def finish(gs: ti.template(), scratch: ti.template(), integers: ti.template(), sm: ti.template(), t, b, start, length,
+               whole, inside):  # fmt: skip
+        """Writes what the last pass has left in shared memory, and zeros behind the frame."""
+        q = t + ti.select(inside, N, 0)
+        while q < H:
+            values = [framed(sm, ti.static((1 - s) * PLANE), q) for s in ti.static(range(SIGNALS))]
+            put(gs, scratch, integers, b, start + q, length, whole, values)
+            q += T
+
+    @ti.func
+    def second_frame(gs: ti.template(), scratch: ti.template(), integers: ti.template(), sm: ti.template(), ring, t, b,
+                     start, length, whole, inside):  # fmt: skip
+        """Adds up and writes the second of two frames, which lies windowed in shared memory."""
         q = t
-        if inside:
-            while q < DONE:
+        if ti.static(H <= N) and inside:
+            at = b * whole + start
+            while q < H:
                 # Beyond the last sample this thread's first one again, to which all is added before any is written.
-                qs = [ti.select(q + e * T < DONE, q + e * T, q) for e in ti.static(range(TOGETHER))]
-                sums = [finished(sm, table, ring, m, scale) for m in ti.static(qs)]
-                at = b * whole + start
-                each = ti.static([(s, e) for e in range(TOGETHER) for s in range(SIGNALS)])
+                qs = [ti.select(q + e * T < H, q + e * T, q) for e in ti.static(range(TOGETHER))]
+                sums = [of_second(sm, ring, m) for m in ti.static(qs)]
                 if ti.static(layout.cuda):
-                    write_four(*ti.static([gs[s][0, at + qs[e]] for s, e in each]),
-                               *ti.static([sums[e][s] for s, e in each]))  # fmt: skip
+                    write_four(*ti.static([gs[0][0, at + qs[e]] for e in range(TOGETHER)]), *ti.static(sums))
                 else:
-                    for s, e in ti.static(each):
-                        value = sums[e][s]
-                        if ti.static(adds):
-                            value += gs[s][0, at + qs[e]]
-                        gs[s][0, at + qs[e]] = value
+                    value = sums[0]
+                    if ti.static(adds):
+                        value += gs[0][0, at + q]
+                    gs[0][0, at + q] = value
                 q += ti.static(TOGETHER * T)
-        while q < DONE:
-            sums = finished(sm, table, ring, q, scale)
-            put(gs, scratch, integers, b, start + q, length, whole, sums)
+            q = t + H
+        while q < ti.static(max(N, H)):
+            value = of_second(sm, ring, q)
+            if q < H:
+                put(gs, scratch, integers, b, start + q, length, whole, [value])
+            else:
+                sm[place(ring, q)] = value
             q += T
 
     @ti.func
-    def finished(sm: ti.template(), table: ti.template(), ring, q, scale: ti.template()):
-        """Sample q of what came back, with what waits."""
-        sums = added(sm, table, q, scale)
+    def of_second(sm: ti.template(), ring, q):
+        """Sample q of the second frame, with what waits; 0 behind the frame."""
+        value = framed(sm, 0, q)
         if ti.static(OVERLAP > 0):
-            at = place(ring, q)
-            for s in ti.static(range(SIGNALS)):
-                sums[s] += ti.select(q < OVERLAP, sm[at + ti.static(s * N)], 0)
-        return sums
+            value += ti.select(q < OVERLAP, sm[place(ring, q)], 0)
+        return value
 
     @ti.func
-    def keep(sm: ti.template(), table: ti.template(), ring, t, scale: ti.template()):
-        """Lets wait what later frames add to."""
-        q = t + DONE
-        while q < SPAN:
-            sums = added(sm, table, q, scale)
-            at = place(ring, q)
-            for s in ti.static(range(SIGNALS)):
-                sm[at + ti.static(s * N)] = sums[s] + ti.select(q < OVERLAP, sm[at + ti.static(s * N)], 0)
-            q += T
+    def framed(sm: ti.template(), plane: ti.template(), q):
+        """Sample q of a windowed frame in shared memory, 0 behind the frame."""
+        if ti.static(H <= N):
+            return sm[plane + q + ti.raw_div(q, M) * ti.static(ROW - M)]
+        else:
+            at = ti.min(q, N - 1)
+            return ti.select(q < N, sm[plane + at + ti.raw_div(at, M) * ti.static(ROW - M)], 0)
 
     @ti.func
     def place(ring, q):
         """Where in shared memory the ring's number q lies, behind the frame's beginning."""
         at = ring + q
-        return RING + ti.select(at >= AROUND, at - AROUND, at)
+        return RING + ti.select(at >= N, at - N, at)
 
     @ti.func
-    def added(sm: ti.template(), table: ti.template(), q, scale: ti.template()):
-        """Sample q of what came back, times the window: of both signals or, where the target is fixed, of both frames."""
-        sums = ti.Vector([framed(sm, table, N, q, scale[2]), framed(sm, table, 0, q - ti.static(DONE - H), scale[3])])
-        if ti.static(fixed):
-            sums[0] += sums[1]
-        return sums
+    def further(ring):
+        """Where in the ring the next frame begins."""
+        at = ring + ti.static(H % N)
+        return ti.select(at >= N, at - N, at)
 
     @ti.func
-    def framed(sm: ti.template(), table: ti.template(), plane: ti.template(), n, scale):
-        """Element n of a frame times the window: 0 outside; and where it is silent, not the other one's rounding."""
-        at = n
-        if ti.static(SPAN > N):
-            at = ti.max(ti.min(n, N - 1), 0)
-        value = table[at] * sm[at + plane]
+    def part(value, weight, scale):
+        """What came back times the window; and where it is silent, not the other one's rounding."""
+        windowed = weight * value
         if ti.static(BY_STAGES):
-            value *= scale
-        return ti.select(at == n and scale > 0, value, ti.cast(0, dtype))
+            windowed *= scale
+        return ti.select(scale > 0, windowed, ti.cast(0, dtype))
 
     @ti.func
     def leave_tail(scratch: ti.template(), sm: ti.template(), ring, t, run):
@@ -437,12 +580,12 @@ def one_pass(
         """scratch[run + j] ← the sum of a team's j-th values, its threads always added in the same order."""
         for j in ti.static(range(SUMS)):
             ti.simt.block.sync()
-            sm[PEAKS + t] = found[j]
+            sm[t] = found[j]
             ti.simt.block.sync()
             if t == 0:
                 total = ti.cast(0, dtype)
                 for e in range(T):
-                    total += sm[PEAKS + e]
+                    total += sm[e]
                 scratch[run + j] = total
         ti.simt.block.sync()
 
@@ -476,5 +619,5 @@ class FramesEngine(BlocksEngine):
         return [runs_of(self.layout, stft, self.batch, self.n_samples, self.fixed)] * 2
 
     def _bin_places(self) -> NDArray[np.int64]:
-        positions: NDArray[np.int64] = self.layout.plan.positions
-        return positions
+        places: NDArray[np.int64] = self.layout.places
+        return places

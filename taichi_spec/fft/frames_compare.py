@@ -13,11 +13,12 @@ from taichi_spec.fft.blocks_compare import BandPlaces, Room, stage_functions
 from taichi_spec.fft.stages import Stages
 
 
-def by_stages(n_fft: int, positions: int, dtype: Any, parts: Parts, fixed: bool, gradient: bool, stages: Stages,
+def by_stages(n_fft: int, plane: int, positions: int, dtype: Any, parts: Parts, fixed: bool, gradient: bool, stages: Stages,
               room: Room, places: BandPlaces, tools: Any) -> Any:  # fmt: skip
     """The `ti.func` from a frame's transform to its sums and, in its place, to the gradients' transform.
 
     Args: as `blocks_compare.stage_functions`', but for
+        plane: from a bin's real part to its imaginary part.
         positions: where in the table of integers the bins' places begin.
     """
     N, T, C = n_fft, room.threads, len(parts)
@@ -32,15 +33,15 @@ def by_stages(n_fft: int, positions: int, dtype: Any, parts: Parts, fixed: bool,
 
     @ti.func
     def put(sm: ti.template(), at, other, xr, xi, yr, yi):
-        sm[at], sm[at + N] = xr, ti.select(at == other, yr, xi)
+        sm[at], sm[at + plane] = xr, ti.select(at == other, yr, xi)
         if at != other:
-            sm[other], sm[other + N] = yr, yi
+            sm[other], sm[other + plane] = yr, yi
 
     @ti.func
     def take(sm: ti.template(), at, other):
         """What `put` has put there."""
         alone, none = at == other, ti.cast(0, dtype)
-        xr, xi, yr, yi = sm[at], sm[at + N], sm[other], sm[other + N]
+        xr, xi, yr, yi = sm[at], sm[at + plane], sm[other], sm[other + plane]
         return xr, ti.select(alone, none, xi), ti.select(alone, xi, yr), ti.select(alone, none, yi)
 
     @ti.func
@@ -50,7 +51,7 @@ def by_stages(n_fft: int, positions: int, dtype: Any, parts: Parts, fixed: bool,
         k = t
         while k <= N // 2:
             at, other = place(integers, k)
-            p, q, u, v = sm[at], sm[at + N], sm[other], sm[other + N]
+            p, q, u, v = sm[at], sm[at + plane], sm[other], sm[other + plane]
             xr, xi, yr, yi = p + u, q - v, q + v, u - p
             if ti.static(not fixed):
                 yr, yi = ti.select(equal, xr, yr), ti.select(equal, xi, yi)
@@ -87,8 +88,8 @@ def by_stages(n_fft: int, positions: int, dtype: Any, parts: Parts, fixed: bool,
             xr, xi, yr, yi = take(sm, at, other)
             part = ti.select(at == other, ti.cast(1, dtype), ti.cast(0.5, dtype))  # of G, to either bin
             xr, xi, yr, yi = part * by_x * xr, part * by_x * xi, part * by_y * yr, part * by_y * yi
-            sm[other], sm[other + N] = yr - xi, xr + yi
-            sm[at], sm[at + N] = yr + xi, xr - yi
+            sm[other], sm[other + plane] = yr - xi, xr + yi
+            sm[at], sm[at + plane] = yr + xi, xr - yi
             k += T
 
     @ti.func

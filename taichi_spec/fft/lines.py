@@ -1,7 +1,7 @@
 """Lines of a product of 2, 3, 5 and 7 points, transformed in a block's shared memory, in place.
 
 A line's real parts lie in one plane, its imaginary parts in the next. Each pass of its `Plan` is a loop over the pass's small
-DFTs. Several lines may lie side by side, element by element.
+DFTs. Several lines may lie side by side, element by element, or one behind the other.
 """
 
 from functools import cache
@@ -18,26 +18,17 @@ from taichi_spec.fft.plan import Plan
 
 @cache
 def plan_of(n: int) -> Plan:
-    """The `Plan` of a line: few passes of radices as even as can be.
-
-    In the last pass the elements of neighbouring threads lie a radix apart. If it is odd these are in different banks, if it
-    is even two of them are in one, if it is a multiple of 4 so many that another pass takes less time.
-    """
-    ways = _factors(n)
-    some = [radices for radices in ways if radices and radices[-1] % 4]
-    return Plan(n, min(some if n & (n - 1) else ways, key=_cost))
+    """The `Plan` of a line among others: few passes, of radices as even as can be, of two the one with powers of two first."""
+    return Plan(
+        n, min(factors(n), key=lambda radices: (len(radices), sum(radices), [(r & (r - 1) != 0, -r) for r in radices]))
+    )
 
 
-def _factors(n: int) -> list[tuple[int, ...]]:
+def factors(n: int) -> list[tuple[int, ...]]:
     """All ways to write n as a product of radices."""
     if n == 1:
         return [()]
-    return [(r, *others) for r in RADICES if n % r == 0 for others in _factors(n // r)]
-
-
-def _cost(radices: tuple[int, ...]) -> Any:
-    """Less is better. Of several orders the one with powers of two first, the largest first."""
-    return len(radices), radices[-1:] and radices[-1] % 2 == 0, sum(radices), [(r & (r - 1) != 0, -r) for r in radices]
+    return [(r, *others) for r in RADICES if n % r == 0 for others in factors(n // r)]
 
 
 def line_table(plan: Plan) -> NDArray[Any]:
@@ -46,55 +37,70 @@ def line_table(plan: Plan) -> NDArray[Any]:
     return np.concatenate([part.ravel() for part in parts])
 
 
-def line_transform(
-    plan: Plan, dtype: Any, twiddles: int, back: bool, threads: int, lines: int = 1, pitch: int = 1
-) -> Any:
-    """The `ti.func` (sm, table, base, t) that transforms lines: natural order to reversed or, `back`, the reverse.
+def small_dft(plan: Plan, dtype: Any, twiddles: int, back: bool) -> Any:
+    """The `ti.func` (re, im, table, j, p) that does one of pass p's small DFTs, number j of its group, in registers.
 
-    Both are forward transforms.
-
-    Args:
-        twiddles: where in the table `line_table` begins.
-        threads: that do it together, t of them this one; the blocks' all wait for each other.
-        lines: side by side. pitch: from one element of a line to the next.
+    Arguments: as `line_transform`'s.
     """
-    bf, plane = butterflies(dtype), plan.n * pitch
-    passes = list(zip(plan.radices, plan.spans, plan.offsets))[:: -1 if back else 1]
+    bf = butterflies(dtype)
 
     @ti.func
-    def turn(
-        re: ti.template(), im: ti.template(), table: ti.template(), at, radix: ti.template(), span: ti.template()
-    ):
+    def turn(re: ti.template(), im: ti.template(), table: ti.template(), j, p: ti.template()):
+        radix, span = ti.static(plan.radices[p], plan.spans[p])
+        at = (j + ti.static(twiddles + 2 * plan.offsets[p])) & KNOWN  # as in `known`
         for q in ti.static(range(1, radix)):
             cosine = table[at + ti.static(2 * (q - 1) * span)]
             bf.rotate(re, im, q, cosine, table[at + ti.static((2 * q - 1) * span)])
 
     @ti.func
-    def one_pass(sm: ti.template(), table: ti.template(), base, t, radix: ti.template(), span: ti.template(),
-                 offset: ti.template()):  # fmt: skip
+    def dft(re: ti.template(), im: ti.template(), table: ti.template(), j, p: ti.template()):
+        if ti.static(back and plan.spans[p] > 1):
+            turn(re, im, table, j, p)
+        bf.dft(re, im, ti.static(plan.radices[p]), 0, 1)
+        if ti.static(not back and plan.spans[p] > 1):
+            turn(re, im, table, j, p)
+
+    return dft
+
+
+def line_transform(
+    plan: Plan, dtype: Any, twiddles: int, back: bool, threads: int, lines: int, step: int, apart: int, plane: int
+) -> Any:
+    """The `ti.func` (sm, table, base, t) that transforms lines: natural order to reversed or, `back`, the reverse.
+
+    Both are forward transforms. Neighbouring threads take the same DFT of different lines.
+
+    Args:
+        twiddles: where in the table `line_table` begins.
+        threads: that do it together, t of them this one; the blocks' all wait for each other.
+        lines: how many. apart: from one line to the next.
+        step: from one element of a line to the next. plane: from its real part to its imaginary part.
+    """
+    dft = small_dft(plan, dtype, twiddles, back)
+    passes = range(len(plan.radices))[:: -1 if back else 1]
+
+    @ti.func
+    def one_pass(sm: ti.template(), table: ti.template(), base, t, p: ti.template()):
+        radix, span = ti.static(plan.radices[p], plan.spans[p])
         m = t
         while m < ti.static(plan.n // radix * lines):
-            i, line = m // lines, m % lines
-            j = i % span
-            at = (base + ((i - j) * radix + j) * pitch + line) & KNOWN  # as in `known`, here and below
-            re = [sm[at + ti.static(q * span * pitch)] for q in ti.static(range(radix))]
-            im = [sm[at + ti.static(q * span * pitch + plane)] for q in ti.static(range(radix))]
-            turns = (j + ti.static(twiddles + 2 * offset)) & KNOWN
-            if ti.static(back and span > 1):
-                turn(re, im, table, turns, radix, span)
-            bf.dft(re, im, radix, 0, 1)
-            if ti.static(not back and span > 1):
-                turn(re, im, table, turns, radix, span)
+            i = ti.raw_div(m, lines)
+            group = ti.raw_div(i, span)
+            j = i - group * span
+            at = (base + (group * ti.static(radix * span) + j) * step + (m - i * lines) * apart) & KNOWN
+            re = [sm[at + ti.static(q * span * step)] for q in ti.static(range(radix))]
+            im = [sm[at + ti.static(q * span * step + plane)] for q in ti.static(range(radix))]
+            dft(re, im, table, j, p)
             for q in ti.static(range(radix)):
-                sm[at + ti.static(q * span * pitch)] = re[q]
-                sm[at + ti.static(q * span * pitch + plane)] = im[q]
+                sm[at + ti.static(q * span * step)] = re[q]
+                sm[at + ti.static(q * span * step + plane)] = im[q]
             m += threads
 
     @ti.func
     def transform(sm: ti.template(), table: ti.template(), base, t):
-        for p in ti.static(range(len(passes))):
+        for p in ti.static(passes):
             ti.simt.block.sync()
-            one_pass(sm, table, base, t, passes[p][0], passes[p][1], passes[p][2])
+            one_pass(sm, table, base, t, p)
         ti.simt.block.sync()
 
     return transform

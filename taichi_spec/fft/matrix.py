@@ -116,7 +116,8 @@ def pitch_of(lines: int) -> int:
 def transforms_of(plan: Plan, dtype: Any, twiddles: int) -> Any:
     """The `line_transform` of a block's lines, there and back."""
     lines = lines_of(plan, dtype)
-    return (line_transform(plan, dtype, twiddles, way, BLOCK, lines, pitch_of(lines)) for way in (False, True))
+    sizes = lines, pitch_of(lines), 1, plan.n * pitch_of(lines)
+    return (line_transform(plan, dtype, twiddles, way, BLOCK, *sizes) for way in (False, True))
 
 
 @ti.func

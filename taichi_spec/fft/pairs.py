@@ -25,6 +25,13 @@ def element(array, *at):
     return impl.subscript(None, array, *at)
 
 
+def cell(x, is_field, b, at):
+    """Sample `at` of a field's item b; of an ndarray, value `at` of its memory, which takes no multiplication."""
+    if len(x.shape) == 1:
+        return element(x, at)
+    return element(x, b, at) if is_field else element(x, 0, at)
+
+
 def known(index):
     """An index >= 0 of which LLVM knows no more than that: constants added to it become offsets of the access.
 

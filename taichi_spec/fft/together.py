@@ -10,6 +10,7 @@ from typing import Any
 
 import taichi as ti
 
+from taichi_spec.fft.pairs import hold
 from taichi_spec.runtime import arch_name, runtime_token
 
 
@@ -54,6 +55,40 @@ def _renewed(function: Any) -> Any:
         return function(*arguments)
 
     return call
+
+
+@cache
+def rows_writer(dtype: Any, adds: bool, width: int, count: int) -> Any:
+    """The `ti.func` that writes a thread's numbers t, t + width, ... of `count` to arrays, from `at` - t in them on."""
+    write_four, rows, whole = four_writer(dtype, adds), -(-count // width), count // width
+
+    def in_order(signals):
+        """The (signal, row), four at a time: first those of a row that is not whole, beside row 0."""
+        partial = [(s, m) for s in range(signals) for m in (0, whole) if whole < rows]
+        return fours(partial + [(s, m) for s in range(signals) for m in range(whole) if (s, m) not in partial])
+
+    def chosen(m, reached, value, first):
+        """What a thread writes in row m: where it does not reach it, what it writes in row 0, once more."""
+        return value if m < whole else hold(ti.select(reached, value, first))
+
+    @ti.func
+    def write_rows(arrays: ti.template(), at: ti.template(), t: ti.template(), values: ti.template()):
+        """values: of each array, a list of rows."""
+        if ti.static(arch_name() == "cuda" and whole > 0):
+            reached = t + ti.static(width * whole) < count
+            for some in ti.static(in_order(len(arrays))):
+                write_four(*ti.static([arrays[s][0, at + chosen(m, reached, width * m, 0)] for s, m in some]),
+                           *ti.static([chosen(m, reached, values[s][m], values[s][0]) for s, m in some]))  # fmt: skip
+        else:
+            for s in ti.static(range(len(arrays))):
+                for m in ti.static(range(rows)):
+                    if ti.static(m < whole) or t + ti.static(width * m) < count:
+                        value = values[s][m]
+                        if ti.static(adds):
+                            value = value + arrays[s][0, at + ti.static(width * m)]
+                        arrays[s][0, at + ti.static(width * m)] = value
+
+    return write_rows
 
 
 @cache
