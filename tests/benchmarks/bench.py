@@ -368,7 +368,7 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), constrained_layout=True)
     longest = max(row["n_samples"] for row in rows)
     both = [row for row in rows if row["kind"] == "both"]
     by_size = [row for row in both if row["n_samples"] == longest and row["n_fft"]]
@@ -387,7 +387,7 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         ax.grid(alpha=0.3)
     axes[0].set_title(f"value + both gradients, {longest:,} samples")
     axes[1].set_title("value + both gradients, n_fft 1024")
-    axes[1].legend(fontsize=8)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
 
