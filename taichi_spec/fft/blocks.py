@@ -30,6 +30,7 @@ Functions without a decorator run while Taichi traces the kernel: they take and 
 one per register. Taichi then has values to name instead of variables to track, and compiles several times faster.
 """
 
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from types import SimpleNamespace
@@ -64,49 +65,66 @@ SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
 MARK = 0x7FC0DEAD  # the bits of a number that no signal has
 
 
-@cache
-def fused_kernel(
-    one_pass: Any,
-    layout: Any,
-    dtype: Any,
-    terms: tuple[Term, ...],
-    before: Parts,
-    parts: Parts,
-    is_field: bool,
-    fixed: bool,
-    gradient: bool,
-    edges: str,
-    stages: Stages | None,
-    places: BandPlaces,
-    cut: bool,
-    adds: bool,
-) -> Any:
-    """The fused pass as one kernel, and in it a pass of the value alone before, if there are sums to be known first.
+@dataclass(frozen=True)
+class Pass:
+    """What of a pass over all frames is known when its kernel is compiled.
 
-    Args:
-        one_pass: the function that makes the functions of a pass, such as the one below.
+    Attributes:
         layout: how a frame lies on threads.
         dtype: ti.f32 or ti.f64.
         terms: what the loss is made of, for the functions of the sums.
-        before: what is summed over the bins in a pass before, and in which column; or nothing.
-        parts: what is summed in the pass itself.
+        parts: what is summed, and in which column.
+        before: of which parts a pass of the value alone before has the sums; or nothing.
+        gradient: whether to make the gradients too.
+        totals: whether to make the terms' values and the loss.
         is_field: whether the signals are fields or ndarrays; the gradients are ndarrays (B, T).
         fixed: whether y is not a signal but magnitudes in a flat array; two frames of x share a transform then.
-        gradient: whether to make the gradients too.
         edges: "reflect", "constant" or "none".
         stages: how the quantities are made that are summed, or None for whole bins, a bin at a time.
         places: where the bands' matrix lies in `table` and `integers`.
         cut: whether items have lengths of their own.
         adds: whether total and gradients are added to what is there.
     """
-    same = is_field, fixed, edges, stages, places, cut, adds
-    last = one_pass(layout, dtype, terms, parts, before, gradient, True, *same)
-    passes = [one_pass(layout, dtype, terms, before, (), False, False, *same), last] if before else [last]
+
+    layout: Any
+    dtype: Any
+    terms: tuple[Term, ...]
+    parts: Parts
+    before: Parts
+    gradient: bool
+    totals: bool
+    is_field: bool
+    fixed: bool
+    edges: str
+    stages: Stages | None
+    places: BandPlaces
+    cut: bool
+    adds: bool
+
+    @property
+    def wanted(self) -> Parts:
+        """Those of the parts that this pass sums: by stages all again."""
+        return tuple(part for part in self.parts if self.stages is not None or part not in self.before)
+
+    @property
+    def one_before(self) -> "Pass":
+        """The pass of the value alone before."""
+        return replace(self, parts=self.before, before=(), gradient=False, totals=False)
+
+
+@cache
+def fused_kernel(functions_of: Any, last: Pass) -> Any:
+    """A pass as a kernel, and in it the one before, if there are sums to be known first.
+
+    functions_of: what makes the functions of a pass, such as `one_pass` below.
+    """
+    layout, dtype, fixed = last.layout, last.dtype, last.fixed
+    passes = [functions_of(each) for each in ([last.one_before] if last.before else []) + [last]]
     BLOCK, BLOCKS = layout.block, layout.most_blocks
     Values = ti.types.ndarray(dtype=dtype, ndim=1)
     Matrix = ti.types.ndarray(dtype=dtype, ndim=2)
     Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
-    Signal = annotation(is_field)
+    Signal = annotation(last.is_field)
 
     @ti.kernel
     def fused(x: Signal, y: Values if fixed else Signal, gx: Matrix, gy: Matrix, table: Values, integers: Integers,
@@ -131,31 +149,16 @@ def fused_kernel(
     return fused
 
 
-def one_pass(
-    layout: Layout,
-    dtype: Any,
-    terms: tuple[Term, ...],
-    parts: Parts,
-    before: Parts,
-    gradient: bool,
-    totals: bool,
-    is_field: bool,
-    fixed: bool,
-    edges: str,
-    stages: Stages | None,
-    places: BandPlaces,
-    cut: bool,
-    adds: bool,
-) -> SimpleNamespace:
-    """The functions of one pass. Arguments: as `fused_kernel`'s.
-
-    parts: what is measured. before: of which parts a pass before has the sums. totals: whether this one makes them.
+def one_pass(this: Pass) -> SimpleNamespace:
+    """The functions of one pass.
 
     threads: how many walk; walk: what a thread of a team does; settle: what one of `settling` blocks of 128 threads does
     then.
     """
-    BY_STAGES = stages is not None
-    wanted = tuple(part for part in parts if BY_STAGES or part not in before)  # by stages all are summed again
+    layout: Layout = this.layout
+    dtype, terms, parts, wanted = this.dtype, this.terms, this.parts, this.wanted
+    gradient, is_field, fixed, edges, stages = this.gradient, this.is_field, this.fixed, this.edges, this.stages
+    places, cut, adds, BY_STAGES = this.places, this.cut, this.adds, stages is not None
     C, SUMS = len(parts), len(wanted)
     RECORD = record_of(layout, SUMS, fixed, gradient)
     COEFFICIENTS = Account.of(terms).coefficients
@@ -194,7 +197,7 @@ def one_pass(
     transform, seconds = of_frames.transform, of_frames.seconds
     of_bins = whole_bins(layout, dtype, parts, wanted, fixed, gradient, shared, of_frames.mirror_of)
     spectral, rows = of_bins.spectral, of_bins.rows
-    ends = seams(layout, dtype, terms, wanted, fixed, gradient, totals, edges, cut, adds, LENGTHS)
+    ends = seams(layout, dtype, terms, wanted, fixed, gradient, this.totals, edges, cut, adds, LENGTHS)
     run_at, begin, source, put, LEFT = ends.run_at, ends.begin, ends.source, ends.put, ends.left
     HALVES = layout.by_halves
     # Whether the window leaves enough of 168 registers on CUDA: where a thread has its bins' mirrors, does little with them,
@@ -714,7 +717,7 @@ class BlocksEngine(GPUEngine):
         gradients = [unused if grad is None else grad for grad in (grad_x, grad_y)]
         given = "x", self.goal if self.fixed else "y", *gradients
         arguments = *given, self.table, self.integers, self.scratch, self.account, total
-        kernel = fused_kernel(
-            self.one_pass, self.layout, self.dtype, self.terms, before, parts, self.is_field, self.fixed, backward, self.edges,
-            self.stages, self.places, self.cut, adds)  # fmt: skip
+        last = Pass(self.layout, self.dtype, self.terms, parts, before, backward, True, self.is_field, self.fixed, self.edges,
+                    self.stages, self.places, self.cut, adds)  # fmt: skip
+        kernel = fused_kernel(self.one_pass, last)
         return [Launch(kernel, arguments)]

@@ -24,10 +24,10 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.arrays import itemsize
-from taichi_spec.bins import Account, Parts, columns_of
+from taichi_spec.bins import Account, columns_of
 from taichi_spec.fft import blocks_layout
-from taichi_spec.fft.blocks import BlocksEngine, in_range
-from taichi_spec.fft.blocks_compare import BandPlaces, Room
+from taichi_spec.fft.blocks import BlocksEngine, Pass, in_range
+from taichi_spec.fft.blocks_compare import Room
 from taichi_spec.fft.blocks_layout import LAUNCHED, Head, goal_width, record_of
 from taichi_spec.fft.blocks_seams import seams
 from taichi_spec.fft.frames_compare import by_stages
@@ -164,25 +164,11 @@ def runs_of(line: Line, stft: STFT, batch: int, n_samples: int, fixed: bool) -> 
     return Runs.of(transforms, batch, teams_at_work(line, batch * transforms), overlap, 1)
 
 
-def one_pass(
-    layout: Any,
-    dtype: Any,
-    terms: tuple[Term, ...],
-    parts: Parts,
-    before: Parts,
-    gradient: bool,
-    totals: bool,
-    is_field: bool,
-    fixed: bool,
-    edges: str,
-    stages: Stages | None,
-    places: BandPlaces,
-    cut: bool,
-    adds: bool,
-) -> SimpleNamespace:
-    """The functions of one pass. Arguments and what is returned: as `blocks.one_pass`'s."""
-    BY_STAGES = stages is not None
-    wanted = tuple(part for part in parts if BY_STAGES or part not in before)  # as in `blocks`
+def one_pass(this: Pass) -> SimpleNamespace:
+    """The functions of one pass: as `blocks.one_pass`'s."""
+    layout, dtype, terms, parts, wanted = this.layout, this.dtype, this.terms, this.parts, this.wanted
+    gradient, totals, is_field, fixed, edges = this.gradient, this.totals, this.is_field, this.fixed, this.edges
+    stages, places, cut, adds, BY_STAGES = this.stages, this.places, this.cut, this.adds, this.stages is not None
     C, SUMS = len(parts), len(wanted)
     N, H, T, OVERLAP = layout.n_fft, layout.hop, layout.threads, layout.overlap
     FRAMES = 2 if fixed else 1  # frames per transform
