@@ -219,6 +219,7 @@ def one_pass(this: Pass) -> SimpleNamespace:
              integers: ti.template(), scratch: ti.template(), account: ti.template()):  # fmt: skip
         """Thread i's share of all runs of frames that its team takes."""
         sm = ti.simt.block.SharedArray((SHARED,), dtype)
+        # With i % T LLVM would count all that counts from it anew for each turn, and keep it: 26 registers.
         thread, turn = ((i & ti.static(T - 1)) + integers[HEAD.zero]) & KNOWN, i >> ti.static(T.bit_length() - 1)
         gs = ti.static([gx] if fixed else [gx, gy])
         while turn < integers[HEAD.turns]:
