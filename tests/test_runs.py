@@ -169,3 +169,14 @@ def test_passes_and_rows_of_frames(n, threads, radices, pitch):
 def test_accesses_that_meet_in_a_bank(step, accesses):
     """Of 33 threads, a warp and one more."""
     assert rows._wavefronts(np.arange(33) * step) == accesses
+
+
+@pytest.mark.parametrize("n,fits", [(3000, True), (3072, False), (3125, False), (60_480, False)])
+def test_frames_that_do_not_fit_have_no_plan(monkeypatch, n, fits):
+    """Of the longest ones there are too many to count."""
+    monkeypatch.setattr(frames, "shared_bytes", lambda arch: 48 * 1024)
+    monkeypatch.setattr(frames, "in_software", lambda arch: False)
+    known = rows.rows_of.cache_info().misses
+    line = frames.choose(STFT(n), ti.f32, "vulkan", None, 0)
+    assert (line is not None) == fits
+    assert n <= 3072 or rows.rows_of.cache_info().misses == known

@@ -130,6 +130,9 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None, rows: int) 
     """
     if not is_smooth(stft.n_fft) or arch not in ("cuda", "vulkan") or (dtype == ti.f64 and arch == "vulkan"):
         return None
+    # The frame and the rings alone: it would take seconds to find the plan of a frame as long as 60,480.
+    if 4 * stft.n_fft * itemsize(dtype) > shared_bytes(arch):
+        return None
     threads = 32
     while threads * POINTS[arch] < stft.n_fft and threads < LARGEST[arch]:
         threads *= 2
