@@ -34,7 +34,7 @@ from taichi_spec.fft.frames_compare import by_stages
 from taichi_spec.fft.lines import line_table, line_transform, small_dft
 from taichi_spec.fft.pairs import KNOWN, bits_of, cell, forces_of, measures_of, pair_comparer, power_of_two
 from taichi_spec.fft.plan import Plan, is_smooth
-from taichi_spec.fft.rows import rest_of, rows_of
+from taichi_spec.fft.rows import bins_at, rest_of, rows_of
 from taichi_spec.fft.runs import LEAST, Runs
 from taichi_spec.fft.stages import Stages, stages_of
 from taichi_spec.fft.together import four_writer, rows_writer
@@ -103,9 +103,8 @@ class Line:
     @property
     def places(self) -> NDArray[np.int64]:
         """Where the transform leaves each bin  # (N,)"""
-        rows = self.plan.radices[0]
-        k = np.arange(self.n_fft)
-        places: NDArray[np.int64] = k % rows * self.row + self.rest.positions[k // rows]
+        place, row = bins_at(self.plan, np.arange(self.n_fft))
+        places: NDArray[np.int64] = place + row * self.row
         return places
 
     @property
@@ -130,9 +129,6 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None, rows: int) 
     """
     if not is_smooth(stft.n_fft) or arch not in ("cuda", "vulkan") or (dtype == ti.f64 and arch == "vulkan"):
         return None
-    # The frame and the rings alone: it would take seconds to find the plan of a frame as long as 60,480.
-    if 4 * stft.n_fft * itemsize(dtype) > shared_bytes(arch):
-        return None
     threads = 32
     while threads * POINTS[arch] < stft.n_fft and threads < LARGEST[arch]:
         threads *= 2
@@ -143,14 +139,15 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None, rows: int) 
         most = LAUNCHED // threads
     room = None if stages is None else Room.of(stages, stft.n_bins, rows, threads, 8)
     warp = warp_threads(arch) if arch == "vulkan" else 0
-    plan, row = rows_of(stft.n_fft, threads, 0)
-    line = Line(stft.n_fft, stft.hop_length, threads, plan, row, arch == "cuda", least, most, warp, room)
+    whole = Plan(
+        stft.n_fft, (stft.n_fft,)
+    )  # in one pass it needs as much memory; to find a long frame's plan takes seconds
+    line = Line(stft.n_fft, stft.hop_length, threads, whole, 1, arch == "cuda", least, most, warp, room)
     free = shared_bytes(arch) // itemsize(dtype) - line.numbers(2)
     if free < 0:
         return None
-    if arch == "vulkan":  # room between rows brings nothing there, and less memory more teams
-        return line
-    plan, row = rows_of(stft.n_fft, threads, free // 2)
+    # Room between rows brings nothing on Vulkan, and less memory more teams.
+    plan, row = rows_of(stft.n_fft, threads, free // 2 if arch == "cuda" else 0)
     return replace(line, plan=plan, row=row)
 
 

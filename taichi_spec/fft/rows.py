@@ -26,6 +26,12 @@ def rest_of(plan: Plan) -> Plan:
     return Plan(plan.spans[0], plan.radices[1:])
 
 
+def bins_at(plan: Plan, k: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where in its row the transform leaves each of bins k, and in which row."""
+    rows = plan.radices[0]
+    return rest_of(plan).positions[k // rows], k % rows
+
+
 @cache
 def rows_of(n: int, threads: int, free: int) -> tuple[Plan, int]:
     """The plan of a frame for a team of so many threads, and how far apart its rows lie.
@@ -57,7 +63,7 @@ def _cycles(plan: Plan, threads: int, free: int) -> tuple[int, int]:
 def _together(plan: Plan) -> list[tuple[NDArray[np.int64], NDArray[np.int64], int]]:
     """What neighbouring threads ask for together: where in its row and in which row; and how often, there and back."""
     rows, rest, k = plan.radices[0], rest_of(plan), np.arange(plan.n // 2 + 1)
-    found = [(rest.positions[j % plan.n // rows], j % rows, 4) for j in (k, -k)]  # bins k and n - k are compared
+    found = [(*bins_at(plan, bins), 4) for bins in (k, -k % plan.n)]  # k and n - k are compared
     for r, span in zip(rest.radices, rest.spans):
         i, row = np.divmod(np.arange(plan.n // r), rows)
         found.append((i // span * span * r + i % span, row, 8 * r))
