@@ -14,7 +14,7 @@ import taichi_spec as ts
 from support import TOLERANCE, check_equal_frames, dtypes, error, field, signals
 from taichi_spec import functional, runtime
 from taichi_spec.engines import Options, make_engine
-from taichi_spec.fft import blocks, blocks_layout, frames, matrix
+from taichi_spec.fft import blocks, blocks_layout, frames, matrix, matrix_layout
 from taichi_spec.fft.blocks import BlocksEngine
 from taichi_spec.fft.frames import FramesEngine
 from taichi_spec.fft.matrix import MatrixEngine
@@ -28,7 +28,7 @@ def kind(request, gpu_engines, restarted, monkeypatch):
         pytest.skip(f"{restarted} has another engine")
     for before in {BlocksEngine: (), FramesEngine: ("blocks",), MatrixEngine: ("blocks", "frames")}[request.param]:
         monkeypatch.setattr(f"taichi_spec.fft.{before}.supports", lambda *sizes: False)
-    monkeypatch.setattr(matrix, "GRID", 32)  # so few blocks that each has several groups of lines
+    monkeypatch.setattr(matrix_layout, "GRID", 32)  # so few blocks that each has several groups of lines
     functional._recent.clear()  # engines of other tests
     return request.param
 
@@ -288,7 +288,7 @@ def test_a_second_engine_of_the_same_sizes_compiles_nothing():
     def run():
         make_engine(options, ti.f32, False, 2, 500, None).value_and_grad(x, y, total, None, None)
 
-    kernels = (blocks.fused_kernel, matrix.column_kernels, matrix.rows_kernel, matrix.sums_kernels)
+    kernels = (blocks.fused_kernel, matrix.column_kernels, matrix.levels_kernel, matrix.rows_kernel, matrix.sums_kernels)
     run()
     before = [kernel.cache_info().misses for kernel in kernels]
     run()

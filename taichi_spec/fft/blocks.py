@@ -50,7 +50,7 @@ from taichi_spec.fft.blocks_seams import seams
 from taichi_spec.fft.blocks_shared import shared_memory
 from taichi_spec.fft.blocks_transform import transforms
 from taichi_spec.fft.fused import GPUEngine
-from taichi_spec.fft.pairs import KNOWN, bits_of, cell, hold, power_of_two
+from taichi_spec.fft.pairs import KNOWN, MAX_KNOWN, bits_of, cell, hold, power_of_two
 from taichi_spec.fft.runs import Runs
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.fft.together import rows_writer
@@ -60,7 +60,6 @@ from taichi_spec.runtime import arch_name
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
 
-MAX_KNOWN = 2**30  # `known` keeps so many bits of an index
 SECTOR = {ti.f32: 8, ti.f64: 4}  # numbers that come from memory together
 MARK = 0x7FC0DEAD  # the bits of a number that no signal has
 
@@ -638,7 +637,7 @@ def in_range(layout: Any, stft: STFT, batch: int, n_samples: int, both: list[Run
     # How far teams go, those without a run included.
     reached = [(runs.begin(runs.number + layout.teams) * pack + 1) * stft.hop_length for runs in both]
     _, scratch = scratch_of(layout, stft, batch, both, columns, fixed is not None)
-    fits = max(batch * (n_samples + 2 * stft.n_fft), scratch, *reached) <= MAX_INDEX
+    fits = max(batch * (n_samples + 2 * stft.n_fft), scratch, *reached) <= MAX_INDEX and batch * n_samples <= MAX_KNOWN
     return fits and (fixed is None or prod(fixed.shape[:2]) * width <= MAX_KNOWN)
 
 

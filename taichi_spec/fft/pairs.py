@@ -13,6 +13,7 @@ from taichi_spec.bins import Parts, part_distance
 from taichi_spec.precision import split
 
 KNOWN = 0x1FFFFFFF
+MAX_KNOWN = 2**30  # indices that are masked by one bit more
 
 
 def hold(value):

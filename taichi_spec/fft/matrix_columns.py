@@ -1,0 +1,288 @@
+"""What `matrix` does to columns, before the rows and after them: samples to U, V to what frames add to the gradients."""
+
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import taichi as ti
+
+from taichi_spec.fft import matrix_layout
+from taichi_spec.fft.matrix_layout import BLOCK, Matrix
+from taichi_spec.fft.matrix_lines import line_passes
+from taichi_spec.fft.pairs import KNOWN, bits_of, cell, element, hold, power_of_two
+from taichi_spec.fft.together import pairs_writer
+from taichi_spec.framing import annotation, framing_of, load
+
+Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
+AT_ONCE = 8  # samples of each half that a thread asks memory for before it waits for the first
+
+
+@ti.func
+def frame_of(unit, units, frames: ti.template()):
+    """The item of a transform among all items' transforms, so many each, and the first of its frames there."""
+    b = unit // units
+    return b, (unit - b * units) * frames
+
+
+@ti.func
+def turned(re, im, table: ti.template(), at):
+    """re + i im times the twiddle between columns and rows that begins at `at`."""
+    cosine, sine = table[at], table[at + 1]
+    return ti.Vector([re * cosine - im * sine, re * sine + im * cosine])
+
+
+@cache
+def frame_functions(n_fft: int, dtype: Any, is_field: bool, fixed: bool) -> SimpleNamespace:
+    """The functions that find the windowed samples of a transform. fixed: whether it has two frames of x, and none of y."""
+    N, FRAMES = n_fft, 1 + fixed
+
+    @ti.func
+    def inside(own, f):
+        """Whether all frames of a transform are there, and all of their samples."""
+        start = f * own.hop - own.pad
+        return (
+            f + FRAMES <= own.n_frames and start >= 0 and start + ti.static(FRAMES - 1) * own.hop + N <= own.n_samples
+        )
+
+    def memory(own, b, f, samples, n):
+        """Where element n of frame f lies, which is inside. samples: of an item."""
+        start = f * own.hop - own.pad
+        return hold((start + n if is_field else start + b * samples + n) & 0x3FFFFFFF)  # as in `blocks`
+
+    def halves(x, y, table, own, b, f, samples, n, away):
+        """Elements n + `away` of both halves of a transform that is inside, all asked for before any is used."""
+        at, known = memory(own, b, f, samples, n), hold(n & KNOWN)
+        later = hold(at + own.hop) if fixed else at
+        other = x if fixed else y
+        values = [(hold(cell(x, is_field, b, at + q)), hold(cell(other, is_field, b, later + q))) for q in away]
+        weights = [hold(element(table, known + q)) for q in away]
+        return [(weight * u, weight * v) for weight, (u, v) in zip(weights, values)]
+
+    @ti.func
+    def sample(x: ti.template(), table: ti.template(), own, b, f, n):
+        """Element n of frame f, windowed, 0 if there is none."""
+        s = own.sample(f, n)
+        there = f < own.n_frames and s >= 0
+        return ti.select(there, table[n] * load(x, b, ti.max(ti.min(s, own.n_samples - 1), 0)), ti.cast(0, dtype))
+
+    @ti.func
+    def anywhere(x: ti.template(), y: ti.template(), table: ti.template(), own, b, f, n):
+        """Element n of both halves, wherever it is."""
+        u, v = sample(x, table, own, b, f, n), ti.cast(0, dtype)
+        if ti.static(fixed):
+            v = sample(x, table, own, b, f + 1, n)
+        else:
+            v = sample(y, table, own, b, f, n)
+        return u, v
+
+    return SimpleNamespace(inside=inside, halves=halves, anywhere=anywhere)
+
+
+@cache
+def levels_kernel(n_fft: int, dtype: Any, is_field: bool, fixed: bool) -> Any:
+    """The kernel that measures each transform's halves."""
+    N, FRAMES, GRID, Bits = n_fft, 1 + fixed, matrix_layout.GRID, bits_of(dtype)
+    powers, of = power_of_two(dtype), frame_functions(n_fft, dtype, is_field, fixed)
+    inside, halves, anywhere = of.inside, of.halves, of.anywhere
+    Signal, Array, Values = annotation(is_field), ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
+
+    @ti.func
+    def size(value):
+        """|value|, without `abs`, which is a function on CUDA: as in `blocks_levels`."""
+        return ti.select(value > 0, value, 0 - value)
+
+    @ti.func
+    def measure(peaks: ti.template(), differ: ti.template(), u, v):
+        peaks[0], peaks[1] = ti.max(peaks[0], size(u)), ti.max(peaks[1], size(v))
+        differ = differ | (ti.bit_cast(u, Bits) ^ ti.bit_cast(v, Bits))
+
+    @ti.kernel
+    def measure_levels(x: Signal, y: Signal, table: Values, integers: Integers, items: Array, levels: Array,
+                       units: ti.i32):  # fmt: skip
+        """levels[unit] ← half of what undoes the scaling of both halves, or 0 for a silent one; 1/2 or 0, likewise;
+        whether the halves are equal; and their scalings, powers of two that bring each to a peak near 1.
+
+        The louder half's rounding would drown the quieter one, and squares of 1e-20 or 1e18 leave float32's range. Of
+        two equal halves one is dropped, and its spectrum is taken to be the other's, so that their distance is 0.
+        """
+        ti.loop_config(block_dim=BLOCK)
+        for i in range(GRID * BLOCK):
+            shared = ti.simt.block.SharedArray((3 * BLOCK,), dtype)
+            t, unit = i & (BLOCK - 1), i // BLOCK
+            while unit < units:
+                b, f = frame_of(unit, integers[5], FRAMES)
+                own = framing_of(items, b, integers[1], integers[2], integers[3], integers[4])
+                peaks, differ = [ti.cast(0, dtype), ti.cast(0, dtype)], ti.cast(0, Bits)
+                n = t
+                if inside(own, f):
+                    while n < ti.static(N - (AT_ONCE - 1) * BLOCK):
+                        some = ti.static(halves(x, y, table, own, b, f, integers[0], n,
+                                                [e * BLOCK for e in range(AT_ONCE)]))  # fmt: skip
+                        for e in ti.static(range(AT_ONCE)):
+                            measure(peaks, differ, some[e][0], some[e][1])
+                        n += ti.static(BLOCK * AT_ONCE)
+                while n < N:
+                    u, v = anywhere(x, y, table, own, b, f, n)
+                    measure(peaks, differ, u, v)
+                    n += BLOCK
+                ti.simt.block.sync()  # until the unit before has been read
+                shared[t], shared[BLOCK + t], shared[2 * BLOCK + t] = peaks[0], peaks[1], ti.cast(differ != 0, dtype)
+                for s in ti.static((64, 32, 16, 8, 4, 2, 1)):
+                    ti.simt.block.sync()
+                    if t < s:
+                        for half in ti.static(range(3)):
+                            at = t + ti.static(half * BLOCK)
+                            shared[at] = ti.max(shared[at], shared[at + s])
+                if t == 0:
+                    for half in ti.static(range(2)):
+                        peak = shared[half * BLOCK]
+                        up, down = powers(peak)
+                        audible = ti.select(peak > 0, ti.cast(0.5, dtype), ti.cast(0, dtype))
+                        levels[unit, half], levels[unit, 2 + half] = audible * up, audible
+                        levels[unit, 5 + half] = down
+                    if ti.static(not fixed):
+                        equal = shared[2 * BLOCK] == 0
+                        levels[unit, 4] = ti.cast(equal, dtype)
+                        if equal:
+                            levels[unit, 6] = 0
+                unit += GRID
+
+    return measure_levels
+
+
+@cache
+def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> SimpleNamespace:
+    """The kernels before the rows' and after them. fixed: whether a transform has two frames of x, and none of y."""
+    N, B, FRAMES, GRID = matrix.n_fft, matrix.rows.n, 1 + fixed, matrix_layout.GRID
+    lines = matrix.column_lines(dtype)
+    L, M, GROUPS, R, LAST = (
+        lines.count,
+        lines.plan.spans[0],
+        lines.groups,
+        lines.plan.radices[0],
+        lines.plan.radices[-1],
+    )
+    TASKS = -(-B // L)  # blocks that share a transform
+    TURNS, twiddles = matrix.turns, matrix.twiddles(matrix.columns)
+    there, back = (line_passes(lines, dtype, twiddles, way) for way in (False, True))
+    of, write_pairs = frame_functions(N, dtype, is_field, fixed), pairs_writer(dtype)
+    inside, halves, anywhere = of.inside, of.halves, of.anywhere
+    Signal, Array, Values = annotation(is_field), ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
+    Pairs = ti.types.ndarray(dtype=ti.types.vector(2, dtype), ndim=1)
+
+    @ti.func
+    def column_of(m, task, unit):
+        """Which DFT of a column is number m of a task's, in which line, and the line's column, if there is one."""
+        k = ti.raw_div(m, L)
+        line = m - k * L
+        column = (task - unit * TASKS) * L + line
+        return k, line, ti.min(column, B - 1), column < B
+
+    @ti.func
+    def gather(re: ti.template(), im: ti.template(), x: ti.template(), y: ti.template(), table: ti.template(), own, b, f, n,
+               down: ti.template(), zero):  # fmt: skip
+        """The windowed elements n, n + M B, ... of both halves, one after the other, times `down`."""
+        for q in range(R + zero):  # + 0 keeps LLVM from unrolling it
+            u, v = anywhere(x, y, table, own, b, f, n + q * ti.static(M * B))
+            for k in ti.static(range(R - 1)):  # after the last one each is in its place
+                re[k], im[k] = re[k + 1], im[k + 1]
+            re[R - 1], im[R - 1] = u * down[0], v * down[1]
+
+    @ti.func
+    def take(re: ti.template(), im: ti.template(), x: ti.template(), y: ti.template(), table: ti.template(), own, b, f,
+             samples, n, down: ti.template()):  # fmt: skip
+        """The same, all at once, of a transform that is inside."""
+        some = ti.static(halves(x, y, table, own, b, f, samples, n, [q * M * B for q in range(R)]))
+        for q in ti.static(range(R)):
+            re[q], im[q] = some[q][0] * down[0], some[q][1] * down[1]
+
+    @ti.kernel
+    def columns(x: Signal, y: Signal, table: Values, integers: Integers, items: Array, levels: Array, U: Pairs,
+                first: ti.i32, count: ti.i32):  # fmt: skip
+        """U ← the columns' transforms of a chunk, turned, in the order in which they end."""
+        ti.loop_config(block_dim=BLOCK)
+        for i in range(GRID * BLOCK):
+            sm = ti.simt.block.SharedArray((2 * lines.plane,), dtype)
+            t, task = i & (BLOCK - 1), i // BLOCK
+            while task < count * TASKS:
+                unit = task // TASKS
+                b, f = frame_of(first + unit, integers[5], FRAMES)
+                own = framing_of(items, b, integers[1], integers[2], integers[3], integers[4])
+                down = ti.Vector([levels[first + unit, 5], levels[first + unit, 6]])
+                ti.simt.block.sync()  # until the task before has been read
+                m = t
+                while m < M * L:
+                    j, line, column, _ = column_of(m, task, unit)
+                    re, im = (
+                        [ti.cast(0, dtype) for _ in ti.static(range(R))],
+                        [ti.cast(0, dtype) for _ in ti.static(range(R))],
+                    )
+                    if inside(own, f):
+                        take(re, im, x, y, table, own, b, f, integers[0], j * B + column, down)
+                    else:
+                        gather(re, im, x, y, table, own, b, f, j * B + column, down, integers[0] >> 31)
+                    there.across(re, im, table, j)
+                    there.store(sm, re, im, there.column(j, line), True)
+                    m += BLOCK
+                there.middle(sm, table, t)
+                m = t
+                while m < GROUPS * L:
+                    g, line, column, exists = column_of(m, task, unit)
+                    re, im = (
+                        [ti.cast(0, dtype) for _ in ti.static(range(LAST))],
+                        [ti.cast(0, dtype) for _ in ti.static(range(LAST))],
+                    )
+                    there.fetch(re, im, sm, there.group(g, line), False)
+                    there.along(re, im, table)
+                    if exists:
+                        e = (g * ti.static(LAST * B) + column) & KNOWN
+                        some = [
+                            turned(re[q], im[q], table, TURNS + 2 * e + ti.static(2 * q * B))
+                            for q in ti.static(range(LAST))
+                        ]
+                        write_pairs(U, [unit * N + e + q * B for q in ti.static(range(LAST))], some)
+                    m += BLOCK
+                task += GRID
+
+    @ti.kernel
+    def columns_back(table: Values, levels: Array, V: Pairs, first: ti.i32, count: ti.i32):
+        """V ← w times its columns' transforms: what a chunk's frames add to the gradients, x's first, in natural order."""
+        ti.loop_config(block_dim=BLOCK)
+        for i in range(GRID * BLOCK):
+            sm = ti.simt.block.SharedArray((2 * lines.plane,), dtype)
+            t, task = i & (BLOCK - 1), i // BLOCK
+            while task < count * TASKS:
+                unit = task // TASKS
+                # The gradient at a silent frame is 0, not the other one's rounding.
+                audible_x, audible_y = levels[first + unit, 2] > 0, levels[first + unit, 3] > 0
+                ti.simt.block.sync()
+                m = t
+                while m < GROUPS * L:
+                    g, line, column, _ = column_of(m, task, unit)
+                    at = (unit * N + g * ti.static(LAST * B) + column) & KNOWN
+                    some = [V[at + ti.static(q * B)] for q in ti.static(range(LAST))]
+                    re, im = [v[0] for v in ti.static(some)], [v[1] for v in ti.static(some)]
+                    back.along(re, im, table)
+                    back.store(sm, re, im, back.group(g, line), False)
+                    m += BLOCK
+                back.middle(sm, table, t)
+                m = t
+                while m < M * L:
+                    j, line, column, exists = column_of(m, task, unit)
+                    re, im = (
+                        [ti.cast(0, dtype) for _ in ti.static(range(R))],
+                        [ti.cast(0, dtype) for _ in ti.static(range(R))],
+                    )
+                    back.fetch(re, im, sm, back.column(j, line), True)
+                    back.across(re, im, table, j)
+                    if exists:
+                        n = (j * B + column) & KNOWN
+                        weights = [table[n + ti.static(q * M * B)] for q in ti.static(range(R))]
+                        some = [ti.Vector([ti.select(audible_x, weights[q] * im[q], 0),
+                                           ti.select(audible_y, weights[q] * re[q], 0)])
+                                for q in ti.static(range(R))]  # fmt: skip
+                        write_pairs(V, [unit * N + n + q * M * B for q in ti.static(range(R))], some)
+                    m += BLOCK
+                task += GRID
+
+    return SimpleNamespace(columns=columns, columns_back=columns_back)
