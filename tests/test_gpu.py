@@ -66,6 +66,7 @@ CASES = [
     (MatrixEngine, 1000, 333, "reflect", (3, 3000)),
     (MatrixEngine, 162, 81, "none", (1, 2001)),
     (MatrixEngine, 8192, 2048, "reflect", (1, 9000)),
+    (MatrixEngine, 16_807, 5000, "reflect", (1, 25_000)),
 ]
 
 
@@ -497,7 +498,9 @@ def test_several_resolutions():
 def test_what_is_left_to_the_other_engine():
     plain = (ts.Magnitude(),)
     assert blocks.supports(ts.STFT(1024), ti.f32, 1, 2**30, plain)
-    assert not blocks.supports(ts.STFT(1024), ti.f32, 2, 2**30, plain)
+    for sizes in ((2, 2**30), (1, 2**30 + 1)):
+        assert not blocks.supports(ts.STFT(1024), ti.f32, *sizes, plain)
+        assert not frames.supports(ts.STFT(1000), ti.f32, *sizes, plain)
     assert not blocks.supports(ts.STFT(1000), ti.f32, 1, 5000, plain)
     assert not blocks.supports(ts.STFT(32), ti.f32, 1, 5000, plain)
     assert not blocks.supports(ts.STFT(8192), ti.f32, 1, 10_000, plain)
@@ -512,5 +515,6 @@ def test_what_is_left_to_transforms_through_memory():
         assert matrix.supports(ts.STFT(n_fft), ti.f32, 1, 2**30, plain), n_fft
     for n_fft in (97, 1009, 7 * 521, 2**19):
         assert not matrix.supports(ts.STFT(n_fft), ti.f32, 1, 2**20, plain), n_fft
-    assert not matrix.supports(ts.STFT(1000), ti.f32, 2, 2**30, plain)
+    for sizes in ((2, 2**30), (1, 2**30 + 1)):
+        assert not matrix.supports(ts.STFT(1000), ti.f32, *sizes, plain)
     assert not matrix.supports(ts.STFT(1000), ti.f32, 1, 5000, (ts.Magnitude(),) * 17)

@@ -26,7 +26,7 @@ import numpy as np
 import taichi as ti
 from numpy.typing import NDArray
 
-from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, new_vectors, upload, upload_integers
+from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, upload, upload_integers
 from taichi_spec.bins import Account, Parts, columns_of, finish_function
 from taichi_spec.fft import matrix_layout
 from taichi_spec.fft.fused import GPUEngine, run_sums
@@ -34,13 +34,14 @@ from taichi_spec.fft.matrix_columns import Integers, column_kernels, levels_kern
 from taichi_spec.fft.matrix_layout import BLOCK, LEVELS, choose
 from taichi_spec.fft.matrix_rows import rows_kernel
 from taichi_spec.fft.pairs import MAX_KNOWN
+from taichi_spec.fft.together import half
 from taichi_spec.framing import IMAGES, framing, framing_of, item_sizes, touched
 from taichi_spec.launch import Launch
 from taichi_spec.runtime import arch_name
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
 
-IN_CACHE = 2**25  # bytes of a chunk: a large GPU has them in its cache when the next kernel asks for them
+MOST_POINTS = 2**28  # of a chunk: `known` keeps so many bits of an index
 MOST_SUMS = 16  # for which a block has shared memory too
 FRAMES_AT_ONCE = 4  # of which a thread asks for a sample before it waits for the first
 
@@ -48,7 +49,7 @@ FRAMES_AT_ONCE = 4  # of which a thread asks for a sample before it waits for th
 @cache
 def gather_kernel(dtype: Any, fixed: bool) -> Any:
     """The kernel that adds a chunk's frames to the gradients."""
-    Pairs = ti.types.ndarray(dtype=ti.types.vector(2, dtype), ndim=1)
+    Values = ti.types.ndarray(dtype=dtype, ndim=1)
     Array, FRAMES, GRID = ti.types.ndarray(), 1 + fixed, matrix_layout.GRID
 
     @ti.func
@@ -66,13 +67,16 @@ def gather_kernel(dtype: Any, fixed: bool) -> Any:
     @ti.func
     def at_frame(V: ti.template(), own, q, start, f):
         """What frame f has there, for x and, unless the target is fixed, for y."""
-        value = V[(f // FRAMES - start) * own.n_fft + q - f * own.hop]
+        at = ((f >> ti.static(FRAMES - 1)) - start) * own.n_fft + q - f * own.hop
+        value = ti.Vector.zero(dtype, 2)
         if ti.static(fixed):
-            value[0] = ti.select(f & 1, value[1], value[0])
+            value[0] = V[at + (f & 1) * half(V)]
+        else:
+            value[0], value[1] = V[at], V[at + half(V)]
         return value
 
     @ti.kernel
-    def gather(V: Pairs, gx: Array, gy: Array, integers: Integers, items: Array, first: ti.i32, count: ti.i32,
+    def gather(V: Values, gx: Array, gy: Array, integers: Integers, items: Array, first: ti.i32, count: ti.i32,
                low: ti.i32, high: ti.i32, fresh: ti.i32):  # fmt: skip
         """gx[s] += Σ V over the elements that read sample s, of samples low ... high - 1 of all items in a row; but = from
         sample `fresh` on."""
@@ -87,10 +91,12 @@ def gather_kernel(dtype: Any, fixed: bool) -> Any:
                 total = ti.Vector.zero(dtype, 2)
                 if s < own.n_samples:
                     mirrored = (own.reflect == 1) & ((s <= own.pad) | (s + own.pad >= own.n_samples - 1))
-                    for image in range(ti.select(mirrored, IMAGES, 1)):
-                        q = own.position(s, image)
-                        if q >= 0:
-                            add_frames(total, V, own, q, start, count)
+                    add_frames(total, V, own, s + own.pad, start, count)
+                    if mirrored:
+                        for image in range(1, IMAGES):
+                            q = own.position(s, image)
+                            if q >= 0:
+                                add_frames(total, V, own, q, start, count)
                 gx[0, at] = total[0] + (gx[0, at] if at < fresh else 0)
                 if ti.static(not fixed):
                     gy[0, at] = total[1] + (gy[0, at] if at < fresh else 0)
@@ -171,13 +177,13 @@ class MatrixEngine(GPUEngine):
         self.lengths = lengths or (n_samples,) * batch
         self.units = -(-stft.n_frames(n_samples) // pack)  # transforms of an item
         units = batch * self.units
-        most = min(scratch_bytes, IN_CACHE) // (2 * itemsize(dtype)) // stft.n_fft
+        most = min(scratch_bytes // (2 * itemsize(dtype)), MOST_POINTS) // stft.n_fft
         self.chunk = -(-units // -(-units // max(1, most)))
-        self.work = new_vectors(2, dtype, self.chunk * stft.n_fft)
+        self.work = new_array(dtype, 2 * self.chunk * stft.n_fft)  # real parts, then imaginary parts
         self.levels = new_array(dtype, (units, LEVELS))
         self.table = upload(matrix.table(stft.window_table), dtype)
         whole, strides = framing(stft, n_samples), self._keep_goal(fixed)
-        head = (n_samples, whole.n_fft, whole.hop, whole.pad, whole.reflect, self.units, *strides)
+        head = (n_samples, whole.n_fft, whole.hop, whole.pad, whole.reflect, self.units, *strides, 0)
         # Where bins lie does not depend on how many lines there are.
         self.integers = upload_integers(np.concatenate([head, matrix.places(matrix.row_lines(dtype, 1))]))
         self.items = item_sizes(stft, self.lengths)  # (B, 2)
@@ -207,7 +213,9 @@ class MatrixEngine(GPUEngine):
                 low, high = self._touched(*part)
                 low, high = min(low, fresh), end if first + self.chunk >= units else max(high, fresh)
                 gather = self.work, grad_x, second, self.integers, self.items, *part, low, high, fresh
-                launches.append(Launch(columns.columns_back, (self.table, self.levels, self.work, *part)))
+                launches.append(
+                    Launch(columns.columns_back, (self.table, self.integers, self.levels, self.work, *part))
+                )
                 launches.append(Launch(gather_kernel(self.dtype, self.fixed), gather))
                 fresh = max(high, fresh)
         return [

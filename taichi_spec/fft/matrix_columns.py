@@ -7,10 +7,10 @@ from typing import Any
 import taichi as ti
 
 from taichi_spec.fft import matrix_layout
-from taichi_spec.fft.matrix_layout import BLOCK, Matrix
+from taichi_spec.fft.matrix_layout import BLOCK, HEAD, Matrix
 from taichi_spec.fft.matrix_lines import line_passes
-from taichi_spec.fft.pairs import KNOWN, bits_of, cell, element, hold, power_of_two
-from taichi_spec.fft.together import pairs_writer
+from taichi_spec.fft.pairs import KNOWN, bits_of, cell, element, hold, power_of_two, zeros
+from taichi_spec.fft.together import half, planes_writer
 from taichi_spec.framing import annotation, framing_of, load
 
 Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
@@ -25,10 +25,20 @@ def frame_of(unit, units, frames: ti.template()):
 
 
 @ti.func
-def turned(re, im, table: ti.template(), at):
-    """re + i im times the twiddle between columns and rows that begins at `at`."""
-    cosine, sine = table[at], table[at + 1]
-    return ti.Vector([re * cosine - im * sine, re * sine + im * cosine])
+def nothing(integers: ti.template()):
+    """0, as LLVM does not know. What it could compute before a pass it would keep; and of an index < 2^k it would make
+    an address of its own for each constant that is added: see `known`."""
+    return integers[HEAD - 1]
+
+
+@ti.func
+def turn(re: ti.template(), im: ti.template(), q: ti.template(), table: ti.template(), at: ti.template(),
+         n_fft: ti.template()):  # fmt: skip
+    """Multiplies element q by the twiddle between columns and rows whose cosine stands at `at`."""
+    cosine, sine = table[at], table[at + n_fft]
+    real = re[q] * cosine - im[q] * sine
+    im[q] = re[q] * sine + im[q] * cosine
+    re[q] = real
 
 
 @cache
@@ -52,7 +62,7 @@ def frame_functions(n_fft: int, dtype: Any, is_field: bool, fixed: bool) -> Simp
     def halves(x, y, table, own, b, f, samples, n, away):
         """Elements n + `away` of both halves of a transform that is inside, all asked for before any is used."""
         at, known = memory(own, b, f, samples, n), hold(n & KNOWN)
-        later = hold(at + own.hop) if fixed else at
+        later = hold((at + own.hop) & 0x3FFFFFFF) if fixed else at
         other = x if fixed else y
         values = [(hold(cell(x, is_field, b, at + q)), hold(cell(other, is_field, b, later + q))) for q in away]
         weights = [hold(element(table, known + q)) for q in away]
@@ -153,30 +163,25 @@ def levels_kernel(n_fft: int, dtype: Any, is_field: bool, fixed: bool) -> Any:
 @cache
 def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> SimpleNamespace:
     """The kernels before the rows' and after them. fixed: whether a transform has two frames of x, and none of y."""
-    N, B, FRAMES, GRID = matrix.n_fft, matrix.rows.n, 1 + fixed, matrix_layout.GRID
+    N, B, FRAMES = matrix.n_fft, matrix.rows.n, 1 + fixed
     lines = matrix.column_lines(dtype)
-    L, M, GROUPS, R, LAST = (
-        lines.count,
-        lines.plan.spans[0],
-        lines.groups,
-        lines.plan.radices[0],
-        lines.plan.radices[-1],
-    )
+    L, M, GROUPS = lines.count, lines.plan.spans[0], lines.groups
+    R, LAST = lines.plan.radices[0], lines.plan.radices[-1]
     TASKS = -(-B // L)  # blocks that share a transform
+    GRID = matrix_layout.GRID
     TURNS, twiddles = matrix.turns, matrix.twiddles(matrix.columns)
     there, back = (line_passes(lines, dtype, twiddles, way) for way in (False, True))
-    of, write_pairs = frame_functions(N, dtype, is_field, fixed), pairs_writer(dtype)
+    of, write_planes = frame_functions(N, dtype, is_field, fixed), planes_writer(dtype)
     inside, halves, anywhere = of.inside, of.halves, of.anywhere
     Signal, Array, Values = annotation(is_field), ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
-    Pairs = ti.types.ndarray(dtype=ti.types.vector(2, dtype), ndim=1)
 
     @ti.func
-    def column_of(m, task, unit):
+    def column_of(m, task, zero):
         """Which DFT of a column is number m of a task's, in which line, and the line's column, if there is one."""
         k = ti.raw_div(m, L)
         line = m - k * L
-        column = (task - unit * TASKS) * L + line
-        return k, line, ti.min(column, B - 1), column < B
+        column = task * L + line
+        return k + zero, line, ti.min(column, B - 1), column < B
 
     @ti.func
     def gather(re: ti.template(), im: ti.template(), x: ti.template(), y: ti.template(), table: ti.template(), own, b, f, n,
@@ -196,8 +201,40 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
         for q in ti.static(range(R)):
             re[q], im[q] = some[q][0] * down[0], some[q][1] * down[1]
 
+    @ti.func
+    def to_memory(U: ti.template(), sm: ti.template(), table: ti.template(), integers: ti.template(), task, place, t):
+        """The last pass there, turned."""
+        m = t
+        while m < GROUPS * L:
+            g, line, column, exists = column_of(m, task, nothing(integers))
+            re, im = ti.static(zeros(LAST, dtype), zeros(LAST, dtype))
+            there.fetch(re, im, sm, there.group(g, line), False)
+            there.along(re, im, table)
+            if exists:
+                e = (g * ti.static(LAST * B) + column) & KNOWN
+                for q in ti.static(range(LAST)):
+                    turn(re, im, q, table, e + ti.static(TURNS + q * B), N)
+                write_planes(U, (place + e) & KNOWN, B, re, im)
+            m += BLOCK
+
+    @ti.func
+    def from_memory(
+        V: ti.template(), sm: ti.template(), table: ti.template(), integers: ti.template(), task, place, t
+    ):
+        """The first pass back."""
+        m = t
+        while m < GROUPS * L:
+            g, line, column, _ = column_of(m, task, nothing(integers))
+            at = (place + g * ti.static(LAST * B) + column) & KNOWN
+            other = (at + half(V)) & KNOWN
+            re = [V[at + ti.static(q * B)] for q in ti.static(range(LAST))]
+            im = [V[other + ti.static(q * B)] for q in ti.static(range(LAST))]
+            back.along(re, im, table)
+            back.store(sm, re, im, back.group(g, line), False)
+            m += BLOCK
+
     @ti.kernel
-    def columns(x: Signal, y: Signal, table: Values, integers: Integers, items: Array, levels: Array, U: Pairs,
+    def columns(x: Signal, y: Signal, table: Values, integers: Integers, items: Array, levels: Array, U: Values,
                 first: ti.i32, count: ti.i32):  # fmt: skip
         """U ← the columns' transforms of a chunk, turned, in the order in which they end."""
         ti.loop_config(block_dim=BLOCK)
@@ -206,46 +243,28 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
             t, task = i & (BLOCK - 1), i // BLOCK
             while task < count * TASKS:
                 unit = task // TASKS
+                own_task = task - unit * TASKS
                 b, f = frame_of(first + unit, integers[5], FRAMES)
                 own = framing_of(items, b, integers[1], integers[2], integers[3], integers[4])
                 down = ti.Vector([levels[first + unit, 5], levels[first + unit, 6]])
                 ti.simt.block.sync()  # until the task before has been read
                 m = t
                 while m < M * L:
-                    j, line, column, _ = column_of(m, task, unit)
-                    re, im = (
-                        [ti.cast(0, dtype) for _ in ti.static(range(R))],
-                        [ti.cast(0, dtype) for _ in ti.static(range(R))],
-                    )
+                    j, line, column, _ = column_of(m, own_task, nothing(integers))
+                    re, im = ti.static(zeros(R, dtype), zeros(R, dtype))
                     if inside(own, f):
                         take(re, im, x, y, table, own, b, f, integers[0], j * B + column, down)
                     else:
-                        gather(re, im, x, y, table, own, b, f, j * B + column, down, integers[0] >> 31)
+                        gather(re, im, x, y, table, own, b, f, j * B + column, down, nothing(integers))
                     there.across(re, im, table, j)
                     there.store(sm, re, im, there.column(j, line), True)
                     m += BLOCK
                 there.middle(sm, table, t)
-                m = t
-                while m < GROUPS * L:
-                    g, line, column, exists = column_of(m, task, unit)
-                    re, im = (
-                        [ti.cast(0, dtype) for _ in ti.static(range(LAST))],
-                        [ti.cast(0, dtype) for _ in ti.static(range(LAST))],
-                    )
-                    there.fetch(re, im, sm, there.group(g, line), False)
-                    there.along(re, im, table)
-                    if exists:
-                        e = (g * ti.static(LAST * B) + column) & KNOWN
-                        some = [
-                            turned(re[q], im[q], table, TURNS + 2 * e + ti.static(2 * q * B))
-                            for q in ti.static(range(LAST))
-                        ]
-                        write_pairs(U, [unit * N + e + q * B for q in ti.static(range(LAST))], some)
-                    m += BLOCK
+                to_memory(U, sm, table, integers, own_task, unit * N, t)
                 task += GRID
 
     @ti.kernel
-    def columns_back(table: Values, levels: Array, V: Pairs, first: ti.i32, count: ti.i32):
+    def columns_back(table: Values, integers: Integers, levels: Array, V: Values, first: ti.i32, count: ti.i32):
         """V ← w times its columns' transforms: what a chunk's frames add to the gradients, x's first, in natural order."""
         ti.loop_config(block_dim=BLOCK)
         for i in range(GRID * BLOCK):
@@ -253,35 +272,25 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
             t, task = i & (BLOCK - 1), i // BLOCK
             while task < count * TASKS:
                 unit = task // TASKS
+                own_task = task - unit * TASKS
                 # The gradient at a silent frame is 0, not the other one's rounding.
                 audible_x, audible_y = levels[first + unit, 2] > 0, levels[first + unit, 3] > 0
                 ti.simt.block.sync()
-                m = t
-                while m < GROUPS * L:
-                    g, line, column, _ = column_of(m, task, unit)
-                    at = (unit * N + g * ti.static(LAST * B) + column) & KNOWN
-                    some = [V[at + ti.static(q * B)] for q in ti.static(range(LAST))]
-                    re, im = [v[0] for v in ti.static(some)], [v[1] for v in ti.static(some)]
-                    back.along(re, im, table)
-                    back.store(sm, re, im, back.group(g, line), False)
-                    m += BLOCK
+                from_memory(V, sm, table, integers, own_task, unit * N, t)
                 back.middle(sm, table, t)
                 m = t
                 while m < M * L:
-                    j, line, column, exists = column_of(m, task, unit)
-                    re, im = (
-                        [ti.cast(0, dtype) for _ in ti.static(range(R))],
-                        [ti.cast(0, dtype) for _ in ti.static(range(R))],
-                    )
+                    j, line, column, exists = column_of(m, own_task, nothing(integers))
+                    re, im = ti.static(zeros(R, dtype), zeros(R, dtype))
                     back.fetch(re, im, sm, back.column(j, line), True)
                     back.across(re, im, table, j)
                     if exists:
                         n = (j * B + column) & KNOWN
                         weights = [table[n + ti.static(q * M * B)] for q in ti.static(range(R))]
-                        some = [ti.Vector([ti.select(audible_x, weights[q] * im[q], 0),
-                                           ti.select(audible_y, weights[q] * re[q], 0)])
-                                for q in ti.static(range(R))]  # fmt: skip
-                        write_pairs(V, [unit * N + n + q * M * B for q in ti.static(range(R))], some)
+                        for q in ti.static(range(R)):
+                            re[q] = ti.select(audible_y, weights[q] * re[q], 0)
+                            im[q] = ti.select(audible_x, weights[q] * im[q], 0)
+                        write_planes(V, (unit * N + n) & KNOWN, M * B, im, re)
                     m += BLOCK
                 task += GRID
 

@@ -16,12 +16,12 @@ BLOCK = 128  # threads
 GRID = 4096  # blocks that are launched: more than a large GPU has at work side by side
 LONGEST = 512  # points of a line
 COLUMNS, PAIRS = 32, 8  # of a block, at most
-LINE_BYTES = 36 * 1024  # shared memory for a block's lines, so that several blocks are at work
+LINE_BYTES = 44 * 1024  # shared memory for a block's lines, so that several blocks are at work
 BANKS = 32  # of shared memory
 LEVELS = 7  # numbers that say how a transform's two halves are scaled: see `matrix_columns`
 # Integers at the head of a table: samples of an item, N, hop, padding, whether it mirrors, transforms of an item; and of
-# a fixed target, numbers from an item to the next and from a frame.
-HEAD = 8
+# a fixed target, numbers from an item to the next and from a frame; and 0.
+HEAD = 9
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Lines:
     def places(self) -> NDArray[np.int64]:
         """Where in its line each bin is left, in shared memory  # (n,)"""
         row, j = np.divmod(self.plan.positions, self.plan.spans[0])
-        return row * self.row + j * self.step
+        places: NDArray[np.int64] = row * self.row + j * self.step
+        return places
 
     def bytes(self, dtype: Any) -> int:
         """How much shared memory they take."""
@@ -101,10 +102,10 @@ class Matrix:
         return 3 * self.n_fft + (2 * (self.columns.n - 1) if plan is self.rows else 0)
 
     def table(self, window: NDArray[Any]) -> NDArray[Any]:
-        """All constants of a frame: the window, then twiddles, cosine beside sine."""
+        """All constants of a frame: the window, cosines and then sines of the twiddles between columns and rows, lines'."""
         order = np.argsort(self.columns.positions)  # which c lies where a column's transform leaves it
         turns = unit_circle(-np.outer(order, np.arange(self.rows.n)), self.n_fft)
-        tables = (window, turns, line_table(self.columns), line_table(self.rows))
+        tables = (window, np.moveaxis(turns, -1, 0), line_table(self.columns), line_table(self.rows))
         return np.concatenate([np.ravel(table) for table in tables])
 
     def places(self, rows: Lines) -> NDArray[np.int64]:

@@ -7,19 +7,27 @@ and A / 2 have their pairs in themselves, elsewhere: they are compared in shared
 """
 
 from functools import cache
+from math import prod
 from typing import Any
 
 import taichi as ti
 
 from taichi_spec.bins import Parts
 from taichi_spec.fft import matrix_layout
-from taichi_spec.fft.matrix_columns import Integers, frame_of, turned
+from taichi_spec.fft.matrix_columns import Integers, frame_of, nothing, turn
 from taichi_spec.fft.matrix_layout import BLOCK, HEAD, LEVELS, Matrix
 from taichi_spec.fft.matrix_lines import line_passes
-from taichi_spec.fft.pairs import KNOWN, forces_of, measures_of, pair_comparer, two_bins
-from taichi_spec.fft.together import pairs_writer
+from taichi_spec.fft.pairs import KNOWN, forces_of, measures_of, pair_comparer, two_bins, zeros
+from taichi_spec.fft.plan import Plan
+from taichi_spec.fft.together import half, planes_writer
 
 ADDING = 16  # threads that add up all threads' sums
+
+
+def digits_of(plan: Plan) -> list[tuple[int, int]]:
+    """How a DFT along rows is counted, from its number's last digit on: a digit's radix, and its weight in a bin."""
+    radices = plan.radices[:-1]
+    return [(radices[p], prod(radices[:p])) for p in range(len(radices))[::-1]]
 
 
 @cache
@@ -29,23 +37,23 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
     parts: what is summed. coefficients: in which column of `account` the coefficients begin.
     """
     N, A, B, C, FRAMES = matrix.n_fft, matrix.columns.n, matrix.rows.n, len(parts), 1 + fixed
-    GRID, PAIRS = matrix_layout.GRID, matrix.pairs
     lines = matrix.row_lines(dtype, C)
+    GRID, PAIRS = matrix_layout.GRID, matrix.pairs
     L, SIDE, PLANE, APART = lines.count, lines.count // 2, lines.plane, lines.apart
     M, GROUPS, R, LAST = lines.plan.spans[0], lines.groups, lines.plan.radices[0], lines.plan.radices[-1]
     NEAR = M if GROUPS % M == 0 else GROUPS  # neighbouring threads' DFTs along rows of one line
     TASKS = -(-PAIRS // SIDE)  # blocks that share a transform
-    HALVES = 2 - A % 2  # rows that are compared with themselves
+    ALONE = 2 - A % 2  # rows that are compared with themselves
+    DIGITS = digits_of(lines.plan)
     TURNS, POSITIONS, twiddles = matrix.turns, HEAD + 2 * PAIRS, matrix.twiddles(matrix.rows)
     there, back = (line_passes(lines, dtype, twiddles, way) for way in (False, True))
-    measures, write_pairs = measures_of(parts, fixed, dtype, tuple(range(C))), pairs_writer(dtype)
+    measures, write_planes = measures_of(parts, fixed, dtype, tuple(range(C))), planes_writer(dtype)
     compare_pair = pair_comparer(dtype, C, PLANE, fixed, gradient)
     Array, Values = ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
-    Pairs = ti.types.ndarray(dtype=ti.types.vector(2, dtype), ndim=1)
 
     @ti.func
     def row_of(integers: ti.template(), slot, line):
-        """Where in a transform a line's row begins, the first one of slot `slot` or the second; and whether there is one."""
+        """Where in a transform a line's row begins, and whether there is one. slot: the task's first pair."""
         second = line >= SIDE
         pair = slot + line - ti.select(second, SIDE, 0)
         exists = pair < PAIRS
@@ -55,15 +63,57 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
 
     @ti.func
     def bin_of(g):
-        """The first bin of the DFT number g along rows: its digits, in reversed order."""
-        d, rest, scale = 0, g, ti.static(GROUPS)
-        for p in ti.static(range(len(lines.plan.radices) - 1)[::-1]):
-            radix = ti.static(lines.plan.radices[p])
+        """The first bin of DFT g along rows: the digits of g in reversed order."""
+        d, rest = 0, g
+        for radix, weight in ti.static(DIGITS):
             higher = ti.raw_div(rest, radix)
-            scale = ti.raw_div(scale, radix)
-            d += (rest - higher * radix) * scale
+            d += (rest - higher * radix) * weight
             rest = higher
         return d
+
+    @ti.func
+    def first_pass(sm: ti.template(), Z: ti.template(), table: ti.template(), integers: ti.template(), slot, place, t):
+        """Rows from memory, where the transform begins at `place`."""
+        m = t
+        while m < M * L:
+            line = ti.raw_div(m, M)
+            j = m - line * M + nothing(integers)
+            row, _ = row_of(integers, slot, line)
+            at = (place + row + j) & KNOWN
+            other = (at + half(Z)) & KNOWN
+            re = [Z[at + ti.static(q * M)] for q in ti.static(range(R))]
+            im = [Z[other + ti.static(q * M)] for q in ti.static(range(R))]
+            there.across(re, im, table, j)
+            there.store(sm, re, im, there.column(j, line), True)
+            m += BLOCK
+
+    @ti.func
+    def at_bins(found: ti.template(), sm: ti.template(), table: ti.template(), integers: ti.template(), slot, live,
+                goals: ti.template(), scale: ti.template(), second, t):  # fmt: skip
+        """The last DFTs, the comparison, the first DFTs of the way back; of rows compared with themselves the first alone."""
+        m = t
+        while m < GROUPS * SIDE:
+            high = ti.raw_div(m, NEAR)
+            line = high % SIDE
+            g = m - high * NEAR + ti.raw_div(high, SIDE) * NEAR + nothing(integers)
+            at, other = there.group(g, line), there.group(GROUPS - 1 - g, line + SIDE)
+            zr, zi = ti.static(zeros(LAST, dtype), zeros(LAST, dtype))
+            mr, mi = ti.static(zeros(LAST, dtype), zeros(LAST, dtype))
+            there.fetch(zr, zi, sm, at, False)
+            there.fetch(mr, mi, sm, other, False)
+            there.along(zr, zi, table)
+            there.along(mr, mi, table)
+            c = slot + line
+            if c > 0:
+                if live and c < PAIRS:
+                    compare(found, zr, zi, mr, mi, c + A * bin_of(g), goals, scale, second)
+                if ti.static(gradient):
+                    back.along(zr, zi, table)
+                    back.along(mr, mi, table)
+            if ti.static(gradient) or c == 0:
+                there.store(sm, zr, zi, at, False)
+                there.store(sm, mr, mi, other, False)
+            m += BLOCK
 
     @ti.func
     def compare(found: ti.template(), zr: ti.template(), zi: ti.template(), mr: ti.template(), mi: ti.template(), k0,
@@ -86,15 +136,15 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
                       scale: ti.template(), second, live):  # fmt: skip
         """The same for a task's first pair of lines, rows that are compared with themselves, in shared memory."""
         m = t
-        while m < HALVES * B and live:
-            half = ti.raw_div(m, B)
-            d = m - half * B
-            mirror = ti.select(half == 0, ti.select(d == 0, 0, B - d), B - 1 - d)
+        while m < ALONE * B and live:
+            middle = ti.raw_div(m, B)  # 0 in row 0, 1 in row A / 2
+            d = m - middle * B
+            mirror = ti.select(middle == 1, B - 1 - d, ti.select(d == 0, 0, B - d))
             if d <= mirror:
-                base = half * ti.static(SIDE * APART)
+                base = middle * ti.static(SIDE * APART)
                 at, other = base + integers[POSITIONS + d], base + integers[POSITIONS + mirror]
                 z, w = ti.static([sm[at], sm[at + PLANE]]), ti.static([sm[other], sm[other + PLANE]])
-                k = half * ti.static(A // 2) + A * d
+                k = middle * ti.static(A // 2) + A * d
                 compare_pair(found, sm, at, other, z, w, ti.min(k, N - k), goals, scale, second)
             m += BLOCK
 
@@ -102,13 +152,10 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
     def back_alone(sm: ti.template(), table: ti.template(), t):
         """The way back's first DFTs of these lines."""
         m = t
-        while m < HALVES * GROUPS:
-            half = ti.raw_div(m, GROUPS)
-            re, im = (
-                [ti.cast(0, dtype) for _ in ti.static(range(LAST))],
-                [ti.cast(0, dtype) for _ in ti.static(range(LAST))],
-            )
-            at = back.group(m - half * GROUPS, half * SIDE)
+        while m < ALONE * GROUPS:
+            middle = ti.raw_div(m, GROUPS)
+            re, im = ti.static(zeros(LAST, dtype), zeros(LAST, dtype))
+            at = back.group(m - middle * GROUPS, middle * SIDE)
             back.fetch(re, im, sm, at, False)
             back.along(re, im, table)
             back.store(sm, re, im, at, False)
@@ -134,99 +181,58 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
                     total += shared[e + ti.static(j * BLOCK)]
                 partial[task * C + j] = total
 
+    @ti.func
+    def last_pass(sm: ti.template(), Z: ti.template(), table: ti.template(), integers: ti.template(), slot, place, t):
+        """Rows to memory, turned."""
+        m = t
+        while m < M * L:
+            line = ti.raw_div(m, M)
+            j = m - line * M + nothing(integers)
+            re, im = ti.static(zeros(R, dtype), zeros(R, dtype))
+            back.fetch(re, im, sm, back.column(j, line), True)
+            back.across(re, im, table, j)
+            row, exists = row_of(integers, slot, line)
+            if exists:
+                e = (row + j) & KNOWN
+                for q in ti.static(range(R)):
+                    turn(re, im, q, table, e + ti.static(TURNS + q * M), N)
+                write_planes(Z, (place + e) & KNOWN, M, re, im)
+            m += BLOCK
+
     @ti.kernel
-    def rows(Z: Pairs, y: Array, table: Values, integers: Integers, items: Array, levels: Array,
+    def rows(Z: Values, y: Array, table: Values, integers: Integers, items: Array, levels: Array,
              account: Array, partial: Array, first: ti.i32, count: ti.i32):  # fmt: skip
         """partial[unit, task, j] ← the distances of a task's pairs of rows; Z ← G's transforms, turned."""
         ti.loop_config(block_dim=BLOCK)
         for i in range(GRID * BLOCK):
             sm = ti.simt.block.SharedArray((2 * PLANE,), dtype)
             shared = ti.simt.block.SharedArray((BLOCK * C,), dtype)
-            t, group = i & (BLOCK - 1), i // BLOCK
-            while group < count * TASKS:
-                unit = group // TASKS
-                slot = (group - unit * TASKS) * SIDE
+            t, task = i & (BLOCK - 1), i // BLOCK
+            while task < count * TASKS:
+                unit = task // TASKS
+                slot, place = (task - unit * TASKS) * SIDE, unit * N
                 unit += first
-                place = (unit - first) * N
                 b, f = frame_of(unit, integers[5], FRAMES)
-                ti.simt.block.sync()  # until the task before has been read
-                m = t
-                while m < M * L:
-                    line = ti.raw_div(m, M)
-                    j = m - line * M
-                    row, _ = row_of(integers, slot, line)
-                    at = (place + row + j) & KNOWN
-                    some = [Z[at + ti.static(q * M)] for q in ti.static(range(R))]
-                    re, im = [v[0] for v in ti.static(some)], [v[1] for v in ti.static(some)]
-                    there.across(re, im, table, j)
-                    there.store(sm, re, im, there.column(j, line), True)
-                    m += BLOCK
-                there.middle(sm, table, t)
-                live, second = f < items[b, 1], f + 1 < items[b, 1]
+                frames = items[b, 1]
                 scale = [levels[unit, ti.static(j)] for j in ti.static(range(LEVELS - 2))]
                 factors = [account[b, ti.static(coefficients + parts[j][0])] for j in ti.static(range(C))]
-                goal = b * integers[6]
-                goal0 = goal + ti.min(f, items[b, 1] - 1) * integers[7]
-                goal1 = goal + ti.min(f + 1, items[b, 1] - 1) * integers[7]
-                goals = ti.static(measures(y, goal0, goal1, forces_of(factors, scale)))
+                goal = [b * integers[6] + ti.min(f + k, frames - 1) * integers[7] for k in ti.static(range(2))]
+                goals = ti.static(measures(y, *goal, forces_of(factors, scale)))
                 found = [ti.cast(0, dtype) for _ in ti.static(range(C))]
-                m = t
-                while m < GROUPS * SIDE:
-                    high = ti.raw_div(m, NEAR)
-                    line = high % SIDE
-                    g = m - high * NEAR + ti.raw_div(high, SIDE) * NEAR
-                    at, other = there.group(g, line), there.group(GROUPS - 1 - g, line + SIDE)
-                    zr, zi = (
-                        [ti.cast(0, dtype) for _ in ti.static(range(LAST))],
-                        [ti.cast(0, dtype) for _ in ti.static(range(LAST))],
-                    )
-                    mr, mi = (
-                        [ti.cast(0, dtype) for _ in ti.static(range(LAST))],
-                        [ti.cast(0, dtype) for _ in ti.static(range(LAST))],
-                    )
-                    there.fetch(zr, zi, sm, at, False)
-                    there.fetch(mr, mi, sm, other, False)
-                    there.along(zr, zi, table)
-                    there.along(mr, mi, table)
-                    c = slot + line
-                    if c > 0:
-                        if live and c < PAIRS:
-                            compare(found, zr, zi, mr, mi, c + A * bin_of(g), goals, scale, second)
-                        if ti.static(gradient):
-                            back.along(zr, zi, table)
-                            back.along(mr, mi, table)
-                    if ti.static(gradient) or c == 0:
-                        there.store(sm, zr, zi, at, False)
-                        there.store(sm, mr, mi, other, False)
-                    m += BLOCK
+                ti.simt.block.sync()  # until the task before has been read
+                first_pass(sm, Z, table, integers, slot, place, t)
+                there.middle(sm, table, t)
+                at_bins(found, sm, table, integers, slot, f < frames, goals, scale, f + 1 < frames, t)
                 ti.simt.block.sync()
                 if slot == 0:
-                    compare_alone(found, sm, integers, t, goals, scale, second, live)
+                    compare_alone(found, sm, integers, t, goals, scale, f + 1 < frames, f < frames)
                     ti.simt.block.sync()
                     if ti.static(gradient):
                         back_alone(sm, table, t)
-                add_up(partial, shared, found, unit * TASKS + slot // SIDE, t)
+                add_up(partial, shared, found, first * TASKS + task, t)
                 if ti.static(gradient):
                     back.middle(sm, table, t)
-                    m = t
-                    while m < M * L:
-                        line = ti.raw_div(m, M)
-                        j = m - line * M
-                        re, im = (
-                            [ti.cast(0, dtype) for _ in ti.static(range(R))],
-                            [ti.cast(0, dtype) for _ in ti.static(range(R))],
-                        )
-                        back.fetch(re, im, sm, back.column(j, line), True)
-                        back.across(re, im, table, j)
-                        row, exists = row_of(integers, slot, line)
-                        if exists:
-                            e = (row + j) & KNOWN
-                            some = [
-                                turned(re[q], im[q], table, TURNS + 2 * e + ti.static(2 * q * M))
-                                for q in ti.static(range(R))
-                            ]
-                            write_pairs(Z, [place + e + q * M for q in ti.static(range(R))], some)
-                        m += BLOCK
-                group += GRID
+                    last_pass(sm, Z, table, integers, slot, place, t)
+                task += GRID
 
     return rows

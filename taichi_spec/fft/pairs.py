@@ -21,6 +21,11 @@ def hold(value):
     return impl.expr_init(value)
 
 
+def zeros(count, dtype):
+    """So many numbers of a thread's own."""
+    return [hold(ti.cast(0, dtype)) for _ in range(count)]
+
+
 def element(array, *at):
     """array[at] as a `ti.func` reads it, without one: many take longer to trace than what they do."""
     return impl.subscript(None, array, *at)

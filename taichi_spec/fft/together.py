@@ -10,7 +10,7 @@ from typing import Any
 
 import taichi as ti
 
-from taichi_spec.fft.pairs import hold
+from taichi_spec.fft.pairs import KNOWN, element, hold
 from taichi_spec.runtime import arch_name, runtime_token
 
 
@@ -91,19 +91,27 @@ def rows_writer(dtype: Any, adds: bool, width: int, count: int) -> Any:
     return write_rows
 
 
+@ti.func
+def half(array: ti.template()):
+    """How far apart the real and the imaginary parts are in an array that has all of the ones before the others."""
+    return array.shape[0] >> 1
+
+
 @cache
-def pairs_writer(dtype: Any) -> Any:
-    """The `ti.func` array[at[e]] ← values[e] for all e of an array of pairs."""
+def planes_writer(dtype: Any) -> Any:
+    """The `ti.func` array[at + q away] ← re[q], and the same in the array's other half ← im[q], for all q."""
     write = four_writer(dtype)
 
     @ti.func
-    def write_pairs(array: ti.template(), at: ti.template(), values: ti.template()):
+    def write_planes(array: ti.template(), at, away: ti.template(), re: ti.template(), im: ti.template()):
+        other = (at + half(array)) & KNOWN
         if ti.static(arch_name() == "cuda"):
-            for some in ti.static(fours([(e, part) for e in range(len(at)) for part in range(2)])):
-                write(*ti.static([array[at[e]][part] for e, part in some]),
-                      *ti.static([values[e][part] for e, part in some]))  # fmt: skip
+            for some in ti.static(fours([(real, q) for real in (True, False) for q in range(len(re))])):
+                write(*ti.static([element(array, (at if real else other) + q * away) for real, q in some]),
+                      *ti.static([(re if real else im)[q] for real, q in some]))  # fmt: skip
         else:
-            for e in ti.static(range(len(at))):
-                array[at[e]] = values[e]
+            for q in ti.static(range(len(re))):
+                array[at + ti.static(q * away)] = re[q]
+                array[other + ti.static(q * away)] = im[q]
 
-    return write_pairs
+    return write_planes
