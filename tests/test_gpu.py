@@ -289,7 +289,13 @@ def test_a_second_engine_of_the_same_sizes_compiles_nothing():
     def run():
         make_engine(options, ti.f32, False, 2, 500, None).value_and_grad(x, y, total, None, None)
 
-    kernels = (blocks.fused_kernel, matrix.column_kernels, matrix.levels_kernel, matrix.rows_kernel, matrix.sums_kernels)
+    kernels = (
+        blocks.fused_kernel,
+        matrix.column_kernels,
+        matrix.levels_kernel,
+        matrix.rows_kernel,
+        matrix.sums_kernels,
+    )
     run()
     before = [kernel.cache_info().misses for kernel in kernels]
     run()
