@@ -32,7 +32,7 @@ from taichi_spec.fft.blocks_layout import LAUNCHED, Head, goal_width, record_of
 from taichi_spec.fft.blocks_seams import seams
 from taichi_spec.fft.frames_compare import by_stages
 from taichi_spec.fft.lines import line_table, line_transform, small_dft
-from taichi_spec.fft.pairs import KNOWN, bits_of, cell, forces_of, measures_of, pair_comparer, power_of_two
+from taichi_spec.fft.pairs import KNOWN, bits_of, cell, forces_of, measures_of, pair_comparer, power_of_two, size
 from taichi_spec.fft.plan import Plan, is_smooth
 from taichi_spec.fft.rows import bins_at, rest_of, rows_of
 from taichi_spec.fft.runs import LEAST, Runs
@@ -371,11 +371,6 @@ def one_pass(this: Pass) -> SimpleNamespace:
             scale[0], scale[1] = on_x * up_x, on_y * up_y
             down[0], down[1] = down_x, ti.select(equal, none, down_y)
         return moves
-
-    @ti.func
-    def size(value):
-        """|value|, without `abs`, which is a function on CUDA: as in `blocks_levels`."""
-        return ti.select(value > 0, value, 0 - value)
 
     @ti.func
     def windowed(x: ti.template(), table: ti.template(), b, s, n, live, length):

@@ -12,9 +12,13 @@ A frame of N = A B points is a matrix, point n = B a + b in row a and column b; 
 z = x + i y are the windowed frames of both signals or, where the target is fixed, two frames of x. The way back has the
 real and the imaginary part exchanged, so that it is the same transform. A line (a column or a row) is transformed in
 shared memory, in place: its elements end in the digit-reversed order of its `Plan` and the way back takes them from
-there, so nothing is ever sorted. Blocks take several lines side by side, of whichever frames.
+there, so nothing is ever sorted. Its first pass takes it from memory to registers, its last one from registers to memory; a
+block has several lines of a frame, so that both meet memory in neighbouring numbers. See `matrix_layout` for where things lie,
+`matrix_columns`, `matrix_rows`, `matrix_lines`.
 
-Only a chunk of frames is in memory at once, 8 bytes a point, however long the signal.
+Only a chunk of frames is in memory at once, 8 bytes a point, however long the signal: all real parts, then all imaginary
+ones. On an H200 memory limits all kernels but the rows', which registers do. A chunk that its cache could hold takes longer:
+its kernels are too short for so large a device.
 """
 
 from functools import cache
@@ -78,8 +82,10 @@ def gather_kernel(dtype: Any, fixed: bool) -> Any:
     @ti.kernel
     def gather(V: Values, gx: Array, gy: Array, integers: Integers, items: Array, first: ti.i32, count: ti.i32,
                low: ti.i32, high: ti.i32, fresh: ti.i32):  # fmt: skip
-        """gx[s] += Σ V over the elements that read sample s, of samples low ... high - 1 of all items in a row; but = from
-        sample `fresh` on."""
+        """gx[s] += Σ V over the elements that read sample s, of samples low ... high - 1 of all items in a row.
+
+        From sample `fresh` on it is =: there is nothing there yet.
+        """
         ti.loop_config(block_dim=BLOCK)
         for i in range(GRID * BLOCK):
             at = low + i
@@ -211,7 +217,8 @@ class MatrixEngine(GPUEngine):
             ]  # fmt: skip
             if backward:
                 low, high = self._touched(*part)
-                low, high = min(low, fresh), end if first + self.chunk >= units else max(high, fresh)
+                if not adds:  # what no frame touches belongs to the chunk before it
+                    low, high = min(low, fresh), end if first + self.chunk >= units else max(high, fresh)
                 gather = self.work, grad_x, second, self.integers, self.items, *part, low, high, fresh
                 launches.append(
                     Launch(columns.columns_back, (self.table, self.integers, self.levels, self.work, *part))

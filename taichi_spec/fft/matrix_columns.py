@@ -9,7 +9,7 @@ import taichi as ti
 from taichi_spec.fft import matrix_layout
 from taichi_spec.fft.matrix_layout import BLOCK, HEAD, Matrix
 from taichi_spec.fft.matrix_lines import line_passes
-from taichi_spec.fft.pairs import KNOWN, bits_of, cell, element, hold, power_of_two, zeros
+from taichi_spec.fft.pairs import KNOWN, bits_of, cell, element, hold, power_of_two, size, zeros
 from taichi_spec.fft.together import half, planes_writer
 from taichi_spec.framing import annotation, framing_of, load
 
@@ -95,11 +95,6 @@ def levels_kernel(n_fft: int, dtype: Any, is_field: bool, fixed: bool) -> Any:
     powers, of = power_of_two(dtype), frame_functions(n_fft, dtype, is_field, fixed)
     inside, halves, anywhere = of.inside, of.halves, of.anywhere
     Signal, Array, Values = annotation(is_field), ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
-
-    @ti.func
-    def size(value):
-        """|value|, without `abs`, which is a function on CUDA: as in `blocks_levels`."""
-        return ti.select(value > 0, value, 0 - value)
 
     @ti.func
     def measure(peaks: ti.template(), differ: ti.template(), u, v):
