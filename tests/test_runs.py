@@ -8,7 +8,8 @@ import pytest
 import taichi as ti
 
 from taichi_spec import STFT
-from taichi_spec.fft import blocks_layout, frames, lanes, lines, rows
+from taichi_spec.fft import blocks_layout, frames, lanes, lines, matrix_layout, rows
+from taichi_spec.fft.matrix_layout import Lines
 from taichi_spec.fft.plan import Plan
 from taichi_spec.fft.runs import AHEAD, BEGINNING, LEAST, MOST, Runs
 from taichi_spec.runtime import MOST_SHARED, VulkanDevice
@@ -169,6 +170,35 @@ def test_passes_and_rows_of_frames(n, threads, radices, pitch):
 def test_accesses_that_meet_in_a_bank(step, accesses):
     """Of 33 threads, a warp and one more."""
     assert rows._wavefronts(np.arange(33) * step) == accesses
+
+
+@pytest.mark.parametrize(
+    "beside,n,count", [(True, 128, 32), (True, 256, 16), (True, 64, 8), (False, 128, 16), (False, 256, 16)]
+)
+def test_lines_of_matrices_meet_in_no_bank(beside, n, count):
+    """Neighbouring threads have neighbouring lines, or neighbours on a line: in the first pass elements, then rows."""
+    plan = matrix_layout.two_passes(n)
+    lay = (Lines.beside if beside else Lines.behind)(plan, count)
+    for here, apart, many in ((plan.spans[0], lay.step, plan.spans[0]), (lay.groups, lay.row, plan.spans[0])):
+        t = np.arange(here * count)
+        line, i = (t % count, t // count) if beside else (t // many % count, t % many + t // many // count * many)
+        assert rows._wavefronts(line * lay.apart + i * apart) == here * count / 32
+    assert len(np.unique(lay.places)) == n and lay.places.max() < (lay.plane if beside else lay.apart)
+
+
+@pytest.mark.parametrize(
+    "n,columns,pairs", [(16_384, (16, 8), 64), (64, (8, 1), 4), (675, (5, 5), 13), (16_807, (7, 7), 25)]
+)
+def test_frames_as_matrices(n, columns, pairs):
+    """Of 25 rows 12 are compared with 12 others, and one with itself; of 128, two."""
+    matrix = matrix_layout.choose(n)
+    assert matrix.columns.radices == columns and matrix.pairs == pairs
+    A, B = matrix.columns.n, matrix.rows.n
+    places = matrix.places(Lines.behind(matrix.rows, 2))
+    found = places[: 2 * pairs].reshape(pairs, 2) // B
+    assert sorted(set(found.ravel())) == list(range(A))
+    for c in range(1, pairs):
+        assert list(found[c]) == list(matrix.columns.positions[[c, A - c]])
 
 
 @pytest.mark.parametrize("n,fits", [(3000, True), (3072, False), (3125, False), (60_480, False)])

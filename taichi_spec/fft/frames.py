@@ -185,7 +185,7 @@ def one_pass(this: Pass) -> SimpleNamespace:
     measures, powers = measures_of(parts, fixed, dtype, tuple(map(parts.index, wanted))), power_of_two(dtype)
     TURNS, ways = N + 2 * (R - 1) * M, (False, True)  # where the rows' twiddles begin; forward and back
     outer, outer_back = (small_dft(layout.plan, dtype, N, way) for way in ways)
-    forward, backward = (line_transform(layout.rest, dtype, TURNS, way, T, R, 1, ROW, PLANE) for way in ways)
+    forward, backward = (line_transform(layout.rest, dtype, TURNS, way, T, R, ROW, PLANE) for way in ways)
     write_rows = rows_writer(dtype, adds, M, min(H, N))
     compare_pair = pair_comparer(dtype, SUMS, PLANE, fixed, gradient)
     ends = seams(layout, dtype, terms, wanted, fixed, gradient, totals, edges, cut, adds, LENGTHS)

@@ -1,7 +1,7 @@
 """Lines of a product of 2, 3, 5 and 7 points, transformed in a block's shared memory, in place.
 
 A line's real parts lie in one plane, its imaginary parts in the next. Each pass of its `Plan` is a loop over the pass's small
-DFTs. Several lines may lie side by side, element by element, or one behind the other.
+DFTs.
 """
 
 from functools import cache
@@ -64,7 +64,7 @@ def small_dft(plan: Plan, dtype: Any, twiddles: int, back: bool) -> Any:
 
 
 def line_transform(
-    plan: Plan, dtype: Any, twiddles: int, back: bool, threads: int, lines: int, step: int, apart: int, plane: int
+    plan: Plan, dtype: Any, twiddles: int, back: bool, threads: int, lines: int, apart: int, plane: int
 ) -> Any:
     """The `ti.func` (sm, table, base, t) that transforms lines: natural order to reversed or, `back`, the reverse.
 
@@ -73,8 +73,7 @@ def line_transform(
     Args:
         twiddles: where in the table `line_table` begins.
         threads: that do it together, t of them this one; the blocks' all wait for each other.
-        lines: how many. apart: from one line to the next.
-        step: from one element of a line to the next. plane: from its real part to its imaginary part.
+        lines: how many. apart: from one line to the next. plane: from an element's real part to its imaginary part.
     """
     dft = small_dft(plan, dtype, twiddles, back)
     passes = range(len(plan.radices))[:: -1 if back else 1]
@@ -87,13 +86,13 @@ def line_transform(
             i = ti.raw_div(m, lines)
             group = ti.raw_div(i, span)
             j = i - group * span
-            at = (base + (group * ti.static(radix * span) + j) * step + (m - i * lines) * apart) & KNOWN
-            re = [sm[at + ti.static(q * span * step)] for q in ti.static(range(radix))]
-            im = [sm[at + ti.static(q * span * step + plane)] for q in ti.static(range(radix))]
+            at = (base + group * ti.static(radix * span) + j + (m - i * lines) * apart) & KNOWN
+            re = [sm[at + ti.static(q * span)] for q in ti.static(range(radix))]
+            im = [sm[at + ti.static(q * span + plane)] for q in ti.static(range(radix))]
             dft(re, im, table, j, p)
             for q in ti.static(range(radix)):
-                sm[at + ti.static(q * span * step)] = re[q]
-                sm[at + ti.static(q * span * step + plane)] = im[q]
+                sm[at + ti.static(q * span)] = re[q]
+                sm[at + ti.static(q * span + plane)] = im[q]
             m += threads
 
     @ti.func

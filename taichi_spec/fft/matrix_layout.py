@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from taichi_spec.arrays import itemsize
 from taichi_spec.fft.lines import line_table, plan_of
 from taichi_spec.fft.plan import Plan, is_smooth, unit_circle
+from taichi_spec.fft.rows import BANKS
 from taichi_spec.runtime import arch_name, shared_bytes
 
 BLOCK = 128  # threads
@@ -17,7 +18,6 @@ GRID = 4096  # blocks that are launched: more than a large GPU has at work side 
 LONGEST = 512  # points of a line
 COLUMNS, PAIRS = 32, 8  # of a block, at most
 LINE_BYTES = 44 * 1024  # shared memory for a block's lines, so that several blocks are at work
-BANKS = 32  # of shared memory
 LEVELS = 7  # numbers that say how a transform's two halves are scaled: see `matrix_columns`
 # Integers at the head of a table: samples of an item, N, hop, padding, whether it mirrors, transforms of an item; and of
 # a fixed target, numbers from an item to the next and from a frame; and 0.
