@@ -507,6 +507,32 @@ def lane_kernel(
             part = (part + 1) ^ size.zero
 
     @ti.func
+    def all_end(seats: ti.template(), run, step, size: ti.template()):
+        """Whether every lane that has frames has its last ones now, as many as there can be."""
+        ends = True
+        l = 0 ^ size.zero
+        while l < L:
+            _, _, now, last = place(seats, run, step, l, size)
+            ends = ends and ((last and now == pack) or seats[run, 2, l] == 0)
+            l = (l + 1) ^ size.zero
+        return ends
+
+    @ti.func
+    def leave_all(stream, work: ti.template(), ring, offset, run, halo: ti.template(), size: ti.template(), zero):
+        """The same for all lanes at once; what one without frames leaves is never read."""
+        begin = pack * size.hop
+        at = [((run * L + l) * streams + stream) * size.overhang - begin for l in ti.static(range(L))]
+        part = 0 ^ zero
+        while part < 2:
+            i, end, shift = piece(part, begin, begin + size.overhang, offset, size)
+            while i < end:
+                value = work[(ring + shift + i) ^ zero]
+                for l in ti.static(range(L)):
+                    halo[at[l] + i] = value[l]
+                i = (i + 1) ^ zero
+            part = (part + 1) ^ zero
+
+    @ti.func
     def begin_of(segment, frames, size: ti.template()):
         """The first sample of a segment; that of the one after the last is where the last one's hops end."""
         return ti.min(segment * size.frames, frames) * size.hop - size.pad
@@ -728,16 +754,19 @@ def lane_kernel(
                             if ti.static(streams == 2):
                                 flush(grad_y, 1, work, sums + other, offset, seats, run, step, whole, adds, edge, size,
                                       zero)  # fmt: skip
-                            l = 0 ^ zero
-                            while l < L:
-                                _, _, now, last = place(seats, run, step, l, size)
-                                if last:
-                                    stream = 0 ^ zero
-                                    while stream < streams:
-                                        leave(stream, work, sums + stream * other, offset, l, run * L + l, now,
-                                              halo, size)  # fmt: skip
-                                        stream = (stream + 1) ^ zero
-                                l = (l + 1) ^ zero
+                            stream = 0 ^ zero
+                            together = all_end(seats, run, step, size)
+                            while stream < streams:
+                                ring = sums + stream * other
+                                if together:
+                                    leave_all(stream, work, ring, offset, run, halo, size, zero)
+                                l = ti.select(together, L, 0) ^ zero
+                                while l < L:
+                                    _, _, now, last = place(seats, run, step, l, size)
+                                    if last:
+                                        leave(stream, work, ring, offset, l, run * L + l, now, halo, size)
+                                    l = (l + 1) ^ zero
+                                stream = (stream + 1) ^ zero
                     run = ti.atomic_add(taken[0], 1)
         if ti.static(backward):
             for task in range(slots * TASK):
@@ -843,7 +872,7 @@ class LanesEngine(BinEngine):
         self.seats = upload_integers(seats(size, lanes, items))
         self.work = new_vectors(lanes, dtype, size.slots * size.vectors)
         streams = 1 if self.fixed else 2
-        self.halo = new_array(dtype, max(1, batch * size.segments * streams * size.overhang))
+        self.halo = new_array(dtype, max(1, size.runs * lanes * streams * size.overhang))
         self.edge = new_array(dtype, max(1, batch * streams * 2 * size.pad))
         self.shares_of_segments = new_array(ti.f64, size.runs * lanes * columns)
         self.taken = new_array(ti.i32, 1)  # how many runs of a call have been taken
