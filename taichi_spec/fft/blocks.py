@@ -50,7 +50,7 @@ from taichi_spec.fft.blocks_seams import seams
 from taichi_spec.fft.blocks_shared import shared_memory
 from taichi_spec.fft.blocks_transform import transforms
 from taichi_spec.fft.fused import GPUEngine
-from taichi_spec.fft.pairs import KNOWN, MAX_KNOWN, bits_of, cell, hold, power_of_two
+from taichi_spec.fft.pairs import KNOWN, KNOWN_SAMPLE, MAX_KNOWN, bits_of, cell, hold, power_of_two
 from taichi_spec.fft.runs import Runs
 from taichi_spec.fft.stages import Stages, goal_of, stages_of
 from taichi_spec.fft.together import rows_writer
@@ -433,7 +433,7 @@ def one_pass(this: Pass) -> SimpleNamespace:
         for m in ti.static([m for m in range(R) if not FIRST <= m < FIRST + ROWS]):
             re[m], im[m] = ti.cast(0, dtype), ti.cast(0, dtype)
         if inside:
-            at = (row + start + t) & 0x3FFFFFFF
+            at = (row + start + t) & KNOWN_SAMPLE
             weights = ti.static(window(kept, sm, table, t))
             if ti.static(SLIDES):
                 signals = ti.static([x] if fixed else [x, other])
@@ -566,7 +566,7 @@ def one_pass(this: Pass) -> SimpleNamespace:
                         further = sums[s][m + SHIFT + 1]
                     wait[m + s * KEEP] = ti.select(t < STRAY, further, sums[s][m + SHIFT])
         if writes:
-            at = (b * whole + start + t) & 0x3FFFFFFF  # as in load_frames
+            at = (b * whole + start + t) & KNOWN_SAMPLE  # as in load_frames
             write_rows(gs, at, t, sums)
 
     @ti.func

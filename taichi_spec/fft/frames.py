@@ -32,7 +32,18 @@ from taichi_spec.fft.blocks_layout import LAUNCHED, Head, goal_width, record_of
 from taichi_spec.fft.blocks_seams import seams
 from taichi_spec.fft.frames_compare import by_stages
 from taichi_spec.fft.lines import line_table, line_transform, small_dft
-from taichi_spec.fft.pairs import KNOWN, bits_of, cell, forces_of, measures_of, pair_comparer, power_of_two, size
+from taichi_spec.fft.pairs import (
+    KNOWN,
+    KNOWN_SAMPLE,
+    bits_of,
+    cell,
+    forces_of,
+    measures_of,
+    pair_comparer,
+    power_of_two,
+    push,
+    size,
+)
 from taichi_spec.fft.plan import Plan, is_smooth
 from taichi_spec.fft.rows import bins_at, rest_of, rows_of
 from taichi_spec.fft.runs import LEAST, Runs
@@ -139,9 +150,8 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None, rows: int) 
         most = LAUNCHED // threads
     room = None if stages is None else Room.of(stages, stft.n_bins, rows, threads, 8)
     warp = warp_threads(arch) if arch == "vulkan" else 0
-    whole = Plan(
-        stft.n_fft, (stft.n_fft,)
-    )  # in one pass it needs as much memory; to find a long frame's plan takes seconds
+    # In one pass it needs as much memory; to find a long frame's plan takes seconds.
+    whole = Plan(stft.n_fft, (stft.n_fft,))
     line = Line(stft.n_fft, stft.hop_length, threads, whole, 1, arch == "cuda", least, most, warp, room)
     free = shared_bytes(arch) // itemsize(dtype) - line.numbers(2)
     if free < 0:
@@ -327,7 +337,7 @@ def one_pass(this: Pass) -> SimpleNamespace:
     def take(re: ti.template(), im: ti.template(), x: ti.template(), other: ti.template(), table: ti.template(), b, start, i,
              zero):  # fmt: skip
         """A DFT's windowed samples, all inside. start: of the frame, in the signal's memory."""
-        at = (start + i) & 0x3FFFFFFF  # as in `blocks`
+        at = (start + i) & KNOWN_SAMPLE
         samples = ti.static(
             [(cell(x, is_field, b, at + q * M), cell(other, is_field, b, at + (LATER + q * M))) for q in range(R)]
         )
@@ -345,9 +355,7 @@ def one_pass(this: Pass) -> SimpleNamespace:
             n = i + again + q * M
             u = windowed(x, table, b, start + n, n, f + again < frames, length + again)
             v = windowed(other, table, b, start + LATER + n, n, f + again + FRAMES <= frames, length + again)
-            for k in ti.static(range(R - 1)):  # after the last one each is in its place
-                re[k], im[k] = re[k + 1], im[k + 1]
-            re[R - 1], im[R - 1] = u * down[0], v * down[1]
+            push(re, im, u * down[0], v * down[1])
 
     @ti.func
     def to_levels(scale: ti.template(), down: ti.template(), sm: ti.template(), mine: ti.template(), unlike, t):
@@ -452,7 +460,7 @@ def one_pass(this: Pass) -> SimpleNamespace:
                 add_up(re, sm, here, weights, places, N, scale[3])
             done = ti.static([im] if fixed else [im, re])
             if inside:
-                write_rows(gs, (at + here) & 0x3FFFFFFF, here, done)  # as in `first_pass`
+                write_rows(gs, (at + here) & KNOWN_SAMPLE, here, done)  # as in `first_pass`
             else:
                 for s in ti.static(range(SIGNALS)):
                     for q in ti.static(range(-(-min(H, N) // M))):

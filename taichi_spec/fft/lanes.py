@@ -494,19 +494,6 @@ def lane_kernel(
             i = (i + 1) ^ size.zero
 
     @ti.func
-    def leave(stream, work: ti.template(), ring, offset, l, segment, now, halo: ti.template(), size: ti.template()):
-        """After a segment's last frame, what is left in the ring of sums goes to the halo."""
-        begin = now * size.hop
-        at = (segment * streams + stream) * size.overhang - begin
-        part = 0 ^ size.zero
-        while part < 2:
-            i, end, shift = piece(part, begin, begin + size.overhang, offset, size)
-            while i < end:
-                halo[at + i] = work[ring + shift + i][l]
-                i = (i + 1) ^ size.zero
-            part = (part + 1) ^ size.zero
-
-    @ti.func
     def all_end(seats: ti.template(), run, step, size: ti.template()):
         """Whether every lane that has frames has its last ones now, as many as there can be."""
         ends = True
@@ -518,19 +505,48 @@ def lane_kernel(
         return ends
 
     @ti.func
-    def leave_all(stream, work: ti.template(), ring, offset, run, halo: ti.template(), size: ti.template(), zero):
-        """The same for all lanes at once; what one without frames leaves is never read."""
-        begin = pack * size.hop
-        at = [((run * L + l) * streams + stream) * size.overhang - begin for l in ti.static(range(L))]
-        part = 0 ^ zero
+    def leave(stream, work: ti.template(), ring, offset, seats: ti.template(), run, step, together, halo: ti.template(),
+              size: ti.template(), zero):  # fmt: skip
+        """After a segment's last frame, what is left in the ring of sums goes to the halo."""
+        if together:  # what a lane without frames leaves is never read
+            begin = pack * size.hop
+            at = [halo_of(run * L + l, stream, begin, size) for l in ti.static(range(L))]
+            part = 0 ^ zero
+            while part < 2:
+                i, end, shift = piece(part, begin, begin + size.overhang, offset, size)
+                while i < end:
+                    value = work[(ring + shift + i) ^ zero]
+                    for l in ti.static(range(L)):
+                        halo[at[l] + i] = value[l]
+                    i = (i + 1) ^ zero
+                part = (part + 1) ^ zero
+        else:
+            l = 0 ^ zero
+            while l < L:
+                _, _, now, last = place(seats, run, step, l, size)
+                if last:
+                    leave_lane(stream, work, ring, offset, l, run * L + l, now, halo, size)
+                l = (l + 1) ^ zero
+
+    @ti.func
+    def leave_lane(
+        stream, work: ti.template(), ring, offset, l, segment, now, halo: ti.template(), size: ti.template()
+    ):
+        """The same for one lane, which ends before others or lacks a frame."""
+        begin = now * size.hop
+        at = halo_of(segment, stream, begin, size)
+        part = 0 ^ size.zero
         while part < 2:
             i, end, shift = piece(part, begin, begin + size.overhang, offset, size)
             while i < end:
-                value = work[(ring + shift + i) ^ zero]
-                for l in ti.static(range(L)):
-                    halo[at[l] + i] = value[l]
-                i = (i + 1) ^ zero
-            part = (part + 1) ^ zero
+                halo[at + i] = work[ring + shift + i][l]
+                i = (i + 1) ^ size.zero
+            part = (part + 1) ^ size.zero
+
+    @ti.func
+    def halo_of(segment, stream, begin, size: ti.template()):
+        """Where in the halo a segment's stream begins, less where it does in the ring."""
+        return (segment * streams + stream) * size.overhang - begin
 
     @ti.func
     def begin_of(segment, frames, size: ti.template()):
@@ -754,18 +770,11 @@ def lane_kernel(
                             if ti.static(streams == 2):
                                 flush(grad_y, 1, work, sums + other, offset, seats, run, step, whole, adds, edge, size,
                                       zero)  # fmt: skip
-                            stream = 0 ^ zero
                             together = all_end(seats, run, step, size)
+                            stream = 0 ^ zero
                             while stream < streams:
-                                ring = sums + stream * other
-                                if together:
-                                    leave_all(stream, work, ring, offset, run, halo, size, zero)
-                                l = ti.select(together, L, 0) ^ zero
-                                while l < L:
-                                    _, _, now, last = place(seats, run, step, l, size)
-                                    if last:
-                                        leave(stream, work, ring, offset, l, run * L + l, now, halo, size)
-                                    l = (l + 1) ^ zero
+                                leave(stream, work, sums + stream * other, offset, seats, run, step, together, halo, size,
+                                      zero)  # fmt: skip
                                 stream = (stream + 1) ^ zero
                     run = ti.atomic_add(taken[0], 1)
         if ti.static(backward):

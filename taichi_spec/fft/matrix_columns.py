@@ -7,10 +7,11 @@ from typing import Any
 import taichi as ti
 
 from taichi_spec.fft import matrix_layout
+from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.matrix_layout import BLOCK, HEAD, Matrix
 from taichi_spec.fft.matrix_lines import line_passes
-from taichi_spec.fft.pairs import KNOWN, bits_of, cell, element, hold, power_of_two, size, zeros
-from taichi_spec.fft.together import half, planes_writer
+from taichi_spec.fft.pairs import KNOWN, KNOWN_SAMPLE, bits_of, cell, element, hold, power_of_two, push, size, zeros
+from taichi_spec.fft.together import planes_writer, read_planes
 from taichi_spec.framing import annotation, framing_of, load
 
 Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
@@ -18,10 +19,13 @@ AT_ONCE = 8  # samples of each half that a thread asks memory for before it wait
 
 
 @ti.func
-def frame_of(unit, units, frames: ti.template()):
-    """The item of a transform among all items' transforms, so many each, and the first of its frames there."""
-    b = unit // units
-    return b, (unit - b * units) * frames
+def whole_of(part, parts, step: ti.template()):
+    """The whole that a part belongs to, of wholes of so many parts, and where in it the part begins, `step` from the next.
+
+    Of a transform, its item and its first frame there; of a block's task, its transform and what it does of that.
+    """
+    whole = part // parts
+    return whole, (part - whole * parts) * step
 
 
 @ti.func
@@ -29,16 +33,6 @@ def nothing(integers: ti.template()):
     """0, as LLVM does not know. What it could compute before a pass it would keep; and of an index < 2^k it would make
     an address of its own for each constant that is added: see `known`."""
     return integers[HEAD - 1]
-
-
-@ti.func
-def turn(re: ti.template(), im: ti.template(), q: ti.template(), table: ti.template(), at: ti.template(),
-         n_fft: ti.template()):  # fmt: skip
-    """Multiplies element q by the twiddle between columns and rows whose cosine stands at `at`."""
-    cosine, sine = table[at], table[at + n_fft]
-    real = re[q] * cosine - im[q] * sine
-    im[q] = re[q] * sine + im[q] * cosine
-    re[q] = real
 
 
 @cache
@@ -54,15 +48,15 @@ def frame_functions(n_fft: int, dtype: Any, is_field: bool, fixed: bool) -> Simp
             f + FRAMES <= own.n_frames and start >= 0 and start + ti.static(FRAMES - 1) * own.hop + N <= own.n_samples
         )
 
-    def memory(own, b, f, samples, n):
-        """Where element n of frame f lies, which is inside. samples: of an item."""
-        start = f * own.hop - own.pad
-        return hold((start + n if is_field else start + b * samples + n) & 0x3FFFFFFF)  # as in `blocks`
-
     def halves(x, y, table, own, b, f, samples, n, away):
-        """Elements n + `away` of both halves of a transform that is inside, all asked for before any is used."""
-        at, known = memory(own, b, f, samples, n), hold(n & KNOWN)
-        later = hold((at + own.hop) & 0x3FFFFFFF) if fixed else at
+        """Elements n + `away` of both halves of a transform that is inside, all asked for before any is used.
+
+        samples: of an item.
+        """
+        start = f * own.hop - own.pad
+        at = hold((start + n if is_field else start + b * samples + n) & KNOWN_SAMPLE)
+        known = hold(n & KNOWN)
+        later = hold((at + own.hop) & KNOWN_SAMPLE) if fixed else at
         other = x if fixed else y
         values = [(hold(cell(x, is_field, b, at + q)), hold(cell(other, is_field, b, later + q))) for q in away]
         weights = [hold(element(table, known + q)) for q in away]
@@ -115,7 +109,7 @@ def levels_kernel(n_fft: int, dtype: Any, is_field: bool, fixed: bool) -> Any:
             shared = ti.simt.block.SharedArray((3 * BLOCK,), dtype)
             t, unit = i & (BLOCK - 1), i // BLOCK
             while unit < units:
-                b, f = frame_of(unit, integers[5], FRAMES)
+                b, f = whole_of(unit, integers[5], FRAMES)
                 own = framing_of(items, b, integers[1], integers[2], integers[3], integers[4])
                 peaks, differ = [ti.cast(0, dtype), ti.cast(0, dtype)], ti.cast(0, Bits)
                 n = t
@@ -167,15 +161,15 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
     TURNS, twiddles = matrix.turns, matrix.twiddles(matrix.columns)
     there, back = (line_passes(lines, dtype, twiddles, way) for way in (False, True))
     of, write_planes = frame_functions(N, dtype, is_field, fixed), planes_writer(dtype)
-    inside, halves, anywhere = of.inside, of.halves, of.anywhere
+    inside, halves, anywhere, rotate = of.inside, of.halves, of.anywhere, butterflies(dtype).rotate
     Signal, Array, Values = annotation(is_field), ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
 
     @ti.func
-    def column_of(m, task, zero):
+    def column_of(m, part, zero):
         """Which DFT of a column is number m of a task's, in which line, and the line's column, if there is one."""
         k = ti.raw_div(m, L)
         line = m - k * L
-        column = task * L + line
+        column = part * L + line
         return k + zero, line, ti.min(column, B - 1), column < B
 
     @ti.func
@@ -184,9 +178,7 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
         """The windowed elements n, n + M B, ... of both halves, one after the other, times `down`."""
         for q in range(R + zero):  # + 0 keeps LLVM from unrolling it
             u, v = anywhere(x, y, table, own, b, f, n + q * ti.static(M * B))
-            for k in ti.static(range(R - 1)):  # after the last one each is in its place
-                re[k], im[k] = re[k + 1], im[k + 1]
-            re[R - 1], im[R - 1] = u * down[0], v * down[1]
+            push(re, im, u * down[0], v * down[1])
 
     @ti.func
     def take(re: ti.template(), im: ti.template(), x: ti.template(), y: ti.template(), table: ti.template(), own, b, f,
@@ -197,33 +189,32 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
             re[q], im[q] = some[q][0] * down[0], some[q][1] * down[1]
 
     @ti.func
-    def to_memory(U: ti.template(), sm: ti.template(), table: ti.template(), integers: ti.template(), task, place, t):
+    def to_memory(U: ti.template(), sm: ti.template(), table: ti.template(), integers: ti.template(), part, place, t):
         """The last pass there, turned."""
         m = t
         while m < GROUPS * L:
-            g, line, column, exists = column_of(m, task, nothing(integers))
+            g, line, column, exists = column_of(m, part, nothing(integers))
             re, im = ti.static(zeros(LAST, dtype), zeros(LAST, dtype))
             there.fetch(re, im, sm, there.group(g, line), False)
             there.along(re, im, table)
             if exists:
                 e = (g * ti.static(LAST * B) + column) & KNOWN
                 for q in ti.static(range(LAST)):
-                    turn(re, im, q, table, e + ti.static(TURNS + q * B), N)
+                    at = e + ti.static(TURNS + q * B)
+                    rotate(re, im, q, table[at], table[at + N])
                 write_planes(U, (place + e) & KNOWN, B, re, im)
             m += BLOCK
 
     @ti.func
     def from_memory(
-        V: ti.template(), sm: ti.template(), table: ti.template(), integers: ti.template(), task, place, t
+        V: ti.template(), sm: ti.template(), table: ti.template(), integers: ti.template(), part, place, t
     ):
         """The first pass back."""
         m = t
         while m < GROUPS * L:
-            g, line, column, _ = column_of(m, task, nothing(integers))
+            g, line, column, _ = column_of(m, part, nothing(integers))
             at = (place + g * ti.static(LAST * B) + column) & KNOWN
-            other = (at + half(V)) & KNOWN
-            re = [V[at + ti.static(q * B)] for q in ti.static(range(LAST))]
-            im = [V[other + ti.static(q * B)] for q in ti.static(range(LAST))]
+            re, im = ti.static(read_planes(V, at, B, LAST))
             back.along(re, im, table)
             back.store(sm, re, im, back.group(g, line), False)
             m += BLOCK
@@ -237,15 +228,14 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
             sm = ti.simt.block.SharedArray((2 * lines.plane,), dtype)
             t, task = i & (BLOCK - 1), i // BLOCK
             while task < count * TASKS:
-                unit = task // TASKS
-                own_task = task - unit * TASKS
-                b, f = frame_of(first + unit, integers[5], FRAMES)
+                unit, part = whole_of(task, TASKS, 1)
+                b, f = whole_of(first + unit, integers[5], FRAMES)
                 own = framing_of(items, b, integers[1], integers[2], integers[3], integers[4])
                 down = ti.Vector([levels[first + unit, 5], levels[first + unit, 6]])
                 ti.simt.block.sync()  # until the task before has been read
                 m = t
                 while m < M * L:
-                    j, line, column, _ = column_of(m, own_task, nothing(integers))
+                    j, line, column, _ = column_of(m, part, nothing(integers))
                     re, im = ti.static(zeros(R, dtype), zeros(R, dtype))
                     if inside(own, f):
                         take(re, im, x, y, table, own, b, f, integers[0], j * B + column, down)
@@ -255,7 +245,7 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                     there.store(sm, re, im, there.column(j, line), True)
                     m += BLOCK
                 there.middle(sm, table, t)
-                to_memory(U, sm, table, integers, own_task, unit * N, t)
+                to_memory(U, sm, table, integers, part, unit * N, t)
                 task += GRID
 
     @ti.kernel
@@ -266,16 +256,15 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
             sm = ti.simt.block.SharedArray((2 * lines.plane,), dtype)
             t, task = i & (BLOCK - 1), i // BLOCK
             while task < count * TASKS:
-                unit = task // TASKS
-                own_task = task - unit * TASKS
+                unit, part = whole_of(task, TASKS, 1)
                 # The gradient at a silent frame is 0, not the other one's rounding.
                 audible_x, audible_y = levels[first + unit, 2] > 0, levels[first + unit, 3] > 0
                 ti.simt.block.sync()
-                from_memory(V, sm, table, integers, own_task, unit * N, t)
+                from_memory(V, sm, table, integers, part, unit * N, t)
                 back.middle(sm, table, t)
                 m = t
                 while m < M * L:
-                    j, line, column, exists = column_of(m, own_task, nothing(integers))
+                    j, line, column, exists = column_of(m, part, nothing(integers))
                     re, im = ti.static(zeros(R, dtype), zeros(R, dtype))
                     back.fetch(re, im, sm, back.column(j, line), True)
                     back.across(re, im, table, j)

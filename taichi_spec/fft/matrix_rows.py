@@ -14,12 +14,13 @@ import taichi as ti
 
 from taichi_spec.bins import Parts
 from taichi_spec.fft import matrix_layout
-from taichi_spec.fft.matrix_columns import Integers, frame_of, nothing, turn
+from taichi_spec.fft.butterflies import butterflies
+from taichi_spec.fft.matrix_columns import Integers, nothing, whole_of
 from taichi_spec.fft.matrix_layout import BLOCK, HEAD, LEVELS, Matrix
 from taichi_spec.fft.matrix_lines import line_passes
 from taichi_spec.fft.pairs import KNOWN, forces_of, measures_of, pair_comparer, two_bins, zeros
 from taichi_spec.fft.plan import Plan
-from taichi_spec.fft.together import half, planes_writer
+from taichi_spec.fft.together import planes_writer, read_planes
 
 ADDING = 16  # threads that add up all threads' sums
 
@@ -42,14 +43,20 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
     L, SIDE, PLANE, APART = lines.count, lines.count // 2, lines.plane, lines.apart
     M, GROUPS, R, LAST = lines.plan.spans[0], lines.groups, lines.plan.radices[0], lines.plan.radices[-1]
     NEAR = M if GROUPS % M == 0 else GROUPS  # neighbouring threads' DFTs along rows of one line
-    TASKS = -(-PAIRS // SIDE)  # blocks that share a transform
+    TASKS = matrix.tasks(dtype, C)
     ALONE = 2 - A % 2  # rows that are compared with themselves
     DIGITS = digits_of(lines.plan)
     TURNS, POSITIONS, twiddles = matrix.turns, HEAD + 2 * PAIRS, matrix.twiddles(matrix.rows)
     there, back = (line_passes(lines, dtype, twiddles, way) for way in (False, True))
     measures, write_planes = measures_of(parts, fixed, dtype, tuple(range(C))), planes_writer(dtype)
-    compare_pair = pair_comparer(dtype, C, PLANE, fixed, gradient)
+    compare_pair, rotate = pair_comparer(dtype, C, PLANE, fixed, gradient), butterflies(dtype).rotate
     Array, Values = ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
+
+    @ti.func
+    def element_of(m, integers: ti.template()):
+        """Which DFT across rows is number m of a task's, and of which line."""
+        line = ti.raw_div(m, M)
+        return m - line * M + nothing(integers), line
 
     @ti.func
     def row_of(integers: ti.template(), slot, line):
@@ -76,13 +83,10 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
         """Rows from memory, where the transform begins at `place`."""
         m = t
         while m < M * L:
-            line = ti.raw_div(m, M)
-            j = m - line * M + nothing(integers)
+            j, line = element_of(m, integers)
             row, _ = row_of(integers, slot, line)
             at = (place + row + j) & KNOWN
-            other = (at + half(Z)) & KNOWN
-            re = [Z[at + ti.static(q * M)] for q in ti.static(range(R))]
-            im = [Z[other + ti.static(q * M)] for q in ti.static(range(R))]
+            re, im = ti.static(read_planes(Z, at, M, R))
             there.across(re, im, table, j)
             there.store(sm, re, im, there.column(j, line), True)
             m += BLOCK
@@ -186,8 +190,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
         """Rows to memory, turned."""
         m = t
         while m < M * L:
-            line = ti.raw_div(m, M)
-            j = m - line * M + nothing(integers)
+            j, line = element_of(m, integers)
             re, im = ti.static(zeros(R, dtype), zeros(R, dtype))
             back.fetch(re, im, sm, back.column(j, line), True)
             back.across(re, im, table, j)
@@ -195,7 +198,8 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
             if exists:
                 e = (row + j) & KNOWN
                 for q in ti.static(range(R)):
-                    turn(re, im, q, table, e + ti.static(TURNS + q * M), N)
+                    at = e + ti.static(TURNS + q * M)
+                    rotate(re, im, q, table[at], table[at + N])
                 write_planes(Z, (place + e) & KNOWN, M, re, im)
             m += BLOCK
 
@@ -209,10 +213,10 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
             shared = ti.simt.block.SharedArray((BLOCK * C,), dtype)
             t, task = i & (BLOCK - 1), i // BLOCK
             while task < count * TASKS:
-                unit = task // TASKS
-                slot, place = (task - unit * TASKS) * SIDE, unit * N
+                unit, slot = whole_of(task, TASKS, SIDE)
+                place = unit * N
                 unit += first
-                b, f = frame_of(unit, integers[5], FRAMES)
+                b, f = whole_of(unit, integers[5], FRAMES)
                 frames = items[b, 1]
                 scale = [levels[unit, ti.static(j)] for j in ti.static(range(LEVELS - 2))]
                 factors = [account[b, ti.static(coefficients + parts[j][0])] for j in ti.static(range(C))]

@@ -13,7 +13,8 @@ from taichi_spec.bins import Parts, part_distance
 from taichi_spec.precision import split
 
 KNOWN = 0x1FFFFFFF
-MAX_KNOWN = 2**30  # indices that are masked by one bit more
+KNOWN_SAMPLE = 0x3FFFFFFF  # the same for a place in signals, of which there may be more
+MAX_KNOWN = KNOWN_SAMPLE + 1
 
 
 def hold(value):
@@ -24,6 +25,15 @@ def hold(value):
 def zeros(count, dtype):
     """So many numbers of a thread's own."""
     return [hold(ti.cast(0, dtype)) for _ in range(count)]
+
+
+@ti.func
+def push(re: ti.template(), im: ti.template(), u: ti.template(), v: ti.template()):
+    """The last element becomes u + i v, each other one the next: after as many as there are, all are in their places."""
+    last = ti.static(len(re) - 1)
+    for k in ti.static(range(last)):
+        re[k], im[k] = re[k + 1], im[k + 1]
+    re[last], im[last] = u, v
 
 
 def element(array, *at):

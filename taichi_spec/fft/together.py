@@ -97,6 +97,12 @@ def half(array: ti.template()):
     return array.shape[0] >> 1
 
 
+def read_planes(array, at, away, count):
+    """Lists of array[at + q away], and of the same of the array's other half, for q < count."""
+    other = hold((at + half(array)) & KNOWN)
+    return tuple([hold(element(array, begin + q * away)) for q in range(count)] for begin in (at, other))
+
+
 @cache
 def planes_writer(dtype: Any) -> Any:
     """The `ti.func` array[at + q away] ← re[q], and the same in the array's other half ← im[q], for all q."""
