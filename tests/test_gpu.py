@@ -29,6 +29,7 @@ def kind(request, gpu_engines, restarted, monkeypatch):
     for before in {BlocksEngine: (), FramesEngine: ("blocks",), MatrixEngine: ("blocks", "frames")}[request.param]:
         monkeypatch.setattr(f"taichi_spec.fft.{before}.supports", lambda *sizes: False)
     monkeypatch.setattr(matrix_layout, "GRID", 32)  # so few blocks that each has several groups of lines
+    monkeypatch.setattr(matrix_layout, "AT_WORK", 1)  # so few that runs are long
     functional._recent.clear()  # engines of other tests
     return request.param
 

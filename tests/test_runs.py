@@ -191,10 +191,10 @@ def test_lines_of_matrices_meet_in_no_bank(beside, n, count):
 )
 def test_frames_as_matrices(n, columns, pairs):
     """Of 25 rows 12 are compared with 12 others, and one with itself; of 128, two."""
-    matrix = matrix_layout.choose(n)
+    matrix = matrix_layout.nearest_to_a_square(n)
     assert matrix.columns.radices == columns and matrix.pairs == pairs
     A, B = matrix.columns.n, matrix.rows.n
-    places = matrix.places(Lines.behind(matrix.rows, 2))
+    places = matrix.places(ti.f32)
     found = places[: 2 * pairs].reshape(pairs, 2) // B
     assert sorted(set(found.ravel())) == list(range(A))
     for c in range(1, pairs):

@@ -24,6 +24,16 @@ GRID = 2048  # blocks that are launched on CUDA and in software: more than a lar
 MOST_THREADS = 256  # of a team
 
 
+def fused_twiddles(fractions: NDArray[Any], r: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """For each entry of a radix, cosines and tangents as `fused_dft` takes them for DFTs whose bins are k + fraction."""
+    angles = [
+        2 * np.pi * (fractions + q) / size
+        for size in 2 ** np.arange(1, r.bit_length())
+        for q in range(max(1, size // 4))
+    ]
+    return [(np.cos(angle), np.tan(angle)) for angle in angles]
+
+
 @dataclass(frozen=True)
 class Layout:
     """How n_fft points lie on threads: `points` a thread, passes of the given radices, `teams` frames side by side.
@@ -112,7 +122,7 @@ class Layout:
 
     @property
     def mirrored(self) -> bool:
-        """Whether a thread has its bins' mirrors too: see `_radices` and `blocks_transform`."""
+        """Whether a thread has its bins' mirrors too: see `radices_of` and `blocks_transform`."""
         return 2 * self.radices[0] == 2 * self.radices[-1] == self.points
 
     def pad(self, i: Any, p: int) -> Any:
@@ -173,13 +183,9 @@ class Layout:
         twiddle. Then half of the window, as a bin and its mirror are added up: its samples t + T m and t + T (m + 1) for even
         m.
         """
-        pairs = []
+        pairs: list[tuple[NDArray[Any], NDArray[Any]]] = []
         for p, r in enumerate(self.radices[1:], start=1):
-            fraction = np.arange(self.turns(p)) / self.strides[p]
-            for size in 2 ** np.arange(1, r.bit_length()):
-                for q in range(max(1, size // 4)):
-                    angle = 2 * np.pi * (fraction + q) / size
-                    pairs.append((np.cos(angle), np.tan(angle)))
+            pairs += fused_twiddles(np.arange(self.turns(p)) / self.strides[p], r)
         rows = window.reshape(self.points, self.threads) / 2
         return np.concatenate(pairs + list(zip(rows[0::2], rows[1::2])), axis=1)
 
@@ -241,7 +247,7 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None = None, widt
         block = max(threads, wanted)
         # In software each block takes its time to start.
         most = GRID if cuda or in_software(arch) else LAUNCHED // block
-        shape = Layout(n_fft, stft.hop_length, points, *_rows(stft, threads), _radices(n_fft, points, own),
+        shape = Layout(n_fft, stft.hop_length, points, *_rows(stft, threads), radices_of(n_fft, points, own),
                        block // threads, cuda, 0, warp, room, most, by_halves)  # fmt: skip
         free = shared_bytes(arch) // (2 * itemsize(dtype)) - shape.block_cells
         if free >= 0:
@@ -284,7 +290,7 @@ def _rows(stft: STFT, threads: int) -> tuple[int, int]:
     return first, last + 1 - first
 
 
-def _radices(n_fft: int, points: int, mirrors: bool) -> tuple[int, ...]:
+def radices_of(n_fft: int, points: int, mirrors: bool) -> tuple[int, ...]:
     """The first pass as wide as can be, then as few and as even ones as can be.
 
     mirrors: whether a thread is to have its bins' mirrors too, where that takes no pass more: two DFTs half as wide in the

@@ -10,15 +10,19 @@ A frame of N = A B points is a matrix, point n = B a + b in row a and column b; 
     gather      ∂x[s]       += Σ_f w[n] v[f, n]                                        all frames that contain s
 
 z = x + i y are the windowed frames of both signals or, where the target is fixed, two frames of x. The way back has the
-real and the imaginary part exchanged, so that it is the same transform. A line (a column or a row) is transformed in
-shared memory, in place: its elements end in the digit-reversed order of its `Plan` and the way back takes them from
-there, so nothing is ever sorted. Its first pass takes it from memory to registers, its last one from registers to memory; a
-block has several lines of a frame, so that both meet memory in neighbouring numbers. See `matrix_layout` for where things lie,
-`matrix_columns`, `matrix_rows`, `matrix_lines`.
+real and the imaginary part exchanged, so that it is the same transform.
+
+Frames of 8,192 to 32,768 points, a power of two, in float32 have 16 rows. A thread has a column in registers, and adds up a
+run of frames there before it writes their gradients (`matrix_registers`); a team of threads has a row (`matrix_teams`).
+
+Of other frames a line (a column or a row) is transformed in shared memory, in place: its elements end in the digit-reversed
+order of its `Plan` and the way back takes them from there, so nothing is ever sorted. Its first pass takes it from memory to
+registers, its last one from registers to memory; a block has several lines of a frame, so that both meet memory in
+neighbouring numbers (`matrix_columns`, `matrix_rows`, `matrix_lines`). A run is one transform there. See `matrix_layout` for
+where things lie.
 
 Only a chunk of frames is in memory at once, 8 bytes a point, however long the signal: all real parts, then all imaginary
-ones. On an H200 memory limits all kernels but the rows', which registers do. A chunk that its cache could hold takes longer:
-its kernels are too short for so large a device.
+ones. A chunk that the H200's cache could hold takes longer: its kernels are too short for so large a device.
 """
 
 from functools import cache
@@ -35,8 +39,10 @@ from taichi_spec.bins import Account, Parts, columns_of, finish_function
 from taichi_spec.fft import matrix_layout
 from taichi_spec.fft.fused import GPUEngine, run_sums
 from taichi_spec.fft.matrix_columns import Integers, column_kernels, levels_kernel
-from taichi_spec.fft.matrix_layout import BLOCK, LEVELS, choose
+from taichi_spec.fft.matrix_layout import BLOCK, LEVELS, LONGEST_RUN, Teams, choose
+from taichi_spec.fft.matrix_registers import place_of, register_kernels
 from taichi_spec.fft.matrix_rows import rows_kernel
+from taichi_spec.fft.matrix_teams import team_rows_kernel
 from taichi_spec.fft.pairs import MAX_KNOWN
 from taichi_spec.fft.together import half
 from taichi_spec.framing import IMAGES, framing, framing_of, item_sizes, touched
@@ -47,62 +53,71 @@ from taichi_spec.terms import Term
 
 MOST_POINTS = 2**28  # of a chunk: `known` keeps so many bits of an index
 MOST_SUMS = 16  # for which a block has shared memory too
-FRAMES_AT_ONCE = 4  # of which a thread asks for a sample before it waits for the first
+MOST_AT_ONCE = 4  # runs whose numbers a thread asks for together
 
 
 @cache
-def gather_kernel(dtype: Any, fixed: bool) -> Any:
-    """The kernel that adds a chunk's frames to the gradients."""
+def gather_kernel(dtype: Any, turn: int | None, at_once: int) -> Any:
+    """The kernel that adds a chunk's runs of frames to the gradients.
+
+    turn: as `place_of` takes it, N for a fixed target. at_once: runs whose number at a position a thread asks for before it
+    waits for the first.
+    """
+    fixed = turn is not None
     Values = ti.types.ndarray(dtype=dtype, ndim=1)
-    Array, FRAMES, GRID = ti.types.ndarray(), 1 + fixed, matrix_layout.GRID
+    Array, GRID = ti.types.ndarray(), matrix_layout.GRID
 
     @ti.func
-    def add_frames(total: ti.template(), V: ti.template(), own, q, start, count):
-        """Adds what all of a chunk's frames have at position q, in their order."""
-        f = ti.max(own.first(q), start * FRAMES)
-        end = ti.min(own.last(q), (start + count) * FRAMES - 1)
-        while f <= end:
-            some = [at_frame(V, own, q, start, ti.min(f + e, end)) for e in ti.static(range(FRAMES_AT_ONCE))]
-            for e in ti.static(range(FRAMES_AT_ONCE)):
-                if f + e <= end:
+    def add_runs(total: ti.template(), V: ti.template(), own, q, start, end, apart):
+        """Adds what all of a chunk's runs have at position q, the last one first."""
+        f, least = ti.min(ti.raw_div(q, own.hop), own.n_frames - 1, end - 1), ti.max(start, 0)
+        p = q - f * own.hop
+        while f >= least and p < own.n_fft:
+            there = [f - e >= least and p + e * own.hop < own.n_fft for e in ti.static(range(at_once))]
+            some = [at_run(V, f - start, p, there[e] * e, own.hop, apart) for e in ti.static(range(at_once))]
+            for e in ti.static(range(at_once)):
+                if there[e]:
                     total += some[e]
-            f += FRAMES_AT_ONCE
+            f -= at_once
+            p += at_once * own.hop
 
     @ti.func
-    def at_frame(V: ti.template(), own, q, start, f):
-        """What frame f has there, for x and, unless the target is fixed, for y."""
-        at = ((f >> ti.static(FRAMES - 1)) - start) * own.n_fft + q - f * own.hop
+    def at_run(V: ti.template(), f, p, before, hop, apart):
+        """What the run has, so many before the chunk's run f, where that one has position p; of x and, unless the target is
+        fixed, of y."""
         value = ti.Vector.zero(dtype, 2)
-        if ti.static(fixed):
-            value[0] = V[at + (f & 1) * half(V)]
-        else:
-            value[0], value[1] = V[at], V[at + half(V)]
+        at = ti.static([place_of(V, (f - before) * apart + p + before * hop, turn)])[0]
+        value[0] = V[at]
+        if ti.static(not fixed):
+            value[1] = V[at + half(V)]
         return value
 
     @ti.kernel
-    def gather(V: Values, gx: Array, gy: Array, integers: Integers, items: Array, first: ti.i32, count: ti.i32,
+    def gather(V: Values, gx: Array, gy: Array, sizes: Integers, items: Array, first: ti.i32, count: ti.i32,
                low: ti.i32, high: ti.i32, fresh: ti.i32):  # fmt: skip
-        """gx[s] += Σ V over the elements that read sample s, of samples low ... high - 1 of all items in a row.
+        """gx[s] += Σ V over the runs that read sample s, of samples low ... high - 1 of all items in a row.
 
-        From sample `fresh` on it is =: there is nothing there yet.
+        From sample `fresh` on it is =: there is nothing there yet. first, count: the chunk's runs. sizes: samples of an item;
+        samples of a run and from one to the next; padding, whether it mirrors; runs of an item, numbers of V for a run.
         """
         ti.loop_config(block_dim=BLOCK)
         for i in range(GRID * BLOCK):
+            samples, n_run, hop, pad, reflect, runs, apart = [sizes[k] for k in ti.static(range(7))]
             at = low + i
             while at < high:
-                b = at // integers[0]
-                s = at - b * integers[0]
-                start = first - b * integers[5]  # which of the item's transforms is the chunk's first
-                own = framing_of(items, b, integers[1], integers[2], integers[3], integers[4])
+                b = 0
+                if at >= samples:
+                    b = ti.raw_div(at, samples)
+                s, start = at - b * samples, first - b * runs
+                own = framing_of(items, b, n_run, hop, pad, reflect)
                 total = ti.Vector.zero(dtype, 2)
                 if s < own.n_samples:
-                    mirrored = (own.reflect == 1) & ((s <= own.pad) | (s + own.pad >= own.n_samples - 1))
-                    add_frames(total, V, own, s + own.pad, start, count)
-                    if mirrored:
+                    add_runs(total, V, own, s + pad, start, start + count, apart)
+                    if (reflect == 1) & ((s <= pad) | (s + pad >= own.n_samples - 1)):
                         for image in range(1, IMAGES):
                             q = own.position(s, image)
                             if q >= 0:
-                                add_frames(total, V, own, q, start, count)
+                                add_runs(total, V, own, q, start, start + count, apart)
                 gx[0, at] = total[0] + (gx[0, at] if at < fresh else 0)
                 if ti.static(not fixed):
                     gy[0, at] = total[1] + (gy[0, at] if at < fresh else 0)
@@ -149,12 +164,13 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
     """Whether `MatrixEngine` can do this on this device, and no index leaves its range. Arguments: as it takes them."""
     if arch_name() not in ("cuda", "vulkan") or (dtype == ti.f64 and arch_name() == "vulkan"):
         return False
-    matrix, sums = choose(stft.n_fft), columns_of(terms)[-1]
+    sums = columns_of(terms)[-1]
+    matrix = choose(stft.n_fft, dtype, sums)
     if matrix is None or sums > MOST_SUMS:
         return False
-    units = batch * -(-stft.n_frames(n_samples) // (1 if fixed is None else 2))
+    units = batch * (-(-stft.n_frames(n_samples) // (1 if fixed is None else 2)) + LONGEST_RUN)
     numbers = units * max(LEVELS, matrix.tasks(dtype, sums) * sums)
-    target = 0 if fixed is None else prod(fixed.shape)
+    target = 0 if fixed is None else prod(fixed.shape[:2]) * matrix.goals
     return max(numbers, target) <= MAX_INDEX and batch * n_samples <= MAX_KNOWN
 
 
@@ -177,30 +193,63 @@ class MatrixEngine(GPUEngine):
                  terms: tuple[Term, ...], weights: NDArray[np.float64], fixed: NDArray[Any] | None,
                  lengths: tuple[int, ...] | None, scratch_bytes: int) -> None:  # fmt: skip
         super().__init__(dtype, is_field, batch, n_samples, terms, weights, fixed is not None)
-        matrix = choose(stft.n_fft)
+        matrix = choose(stft.n_fft, dtype, columns_of(terms)[-1])
         assert matrix is not None  # as `supports` said
         self.matrix, self.stft, pack = matrix, stft, 1 + self.fixed
         self.lengths = lengths or (n_samples,) * batch
-        self.units = -(-stft.n_frames(n_samples) // pack)  # transforms of an item
+        most = max(1, min(scratch_bytes // (2 * itemsize(dtype)), MOST_POINTS) // stft.n_fft)  # transforms of a chunk
+        self.run, self.units = self._runs(-(-stft.n_frames(n_samples) // pack), most)
         units = batch * self.units
-        most = min(scratch_bytes // (2 * itemsize(dtype)), MOST_POINTS) // stft.n_fft
-        self.chunk = -(-units // -(-units // max(1, most)))
+        runs, most = units // self.run, max(1, most // self.run)
+        self.chunk = -(-runs // -(-runs // most)) * self.run
         self.work = new_array(dtype, 2 * self.chunk * stft.n_fft)  # real parts, then imaginary parts
         self.levels = new_array(dtype, (units, LEVELS))
         self.table = upload(matrix.table(stft.window_table), dtype)
-        whole, strides = framing(stft, n_samples), self._keep_goal(fixed)
-        head = (n_samples, whole.n_fft, whole.hop, whole.pad, whole.reflect, self.units, *strides, 0)
-        # Where bins lie does not depend on how many lines there are.
-        self.integers = upload_integers(np.concatenate([head, matrix.places(matrix.row_lines(dtype, 1))]))
+        whole, strides = framing(stft, n_samples), self._keep_goal(None if fixed is None else matrix.goals_of(fixed))
+        head = (n_samples, whole.n_fft, whole.hop, whole.pad, whole.reflect, self.units, *strides, self.run,
+                matrix.at_work(self.chunk, self.fixed), 0)  # fmt: skip
+        self.integers = upload_integers(np.concatenate([head, matrix.places(dtype)]))
         self.items = item_sizes(stft, self.lengths)  # (B, 2)
+        self._prepare_to_gather(whole)
+
+    def _prepare_to_gather(self, whole: Any) -> None:
+        """What `gather` needs. Frames that are added up are gathered as if they were one, as long as they all."""
+        pack = 1 + self.fixed
+        self.merged = merged = self.run * pack if isinstance(self.matrix, Teams) and whole.hop < whole.n_fft else 1
+        length, apart = whole.n_fft + (merged - 1) * whole.hop, merged * whole.hop
+        sizes = (
+            self.n_samples,
+            length,
+            apart,
+            whole.pad,
+            whole.reflect,
+            self.units * pack // merged,
+            merged * whole.n_fft,
+        )
+        items = [(length, -(-self.stft.n_frames(length) // merged)) for length in self.lengths]  # (B, 2)
+        self.gathered, self.gathered_items = upload_integers(np.array(sizes)), upload_integers(np.array(items))
+        meeting = -(-length // apart)  # runs at a sample, at most
+        at_once = min(meeting, MOST_AT_ONCE) if meeting > 2 else 1
+        self.gather = gather_kernel(self.dtype, whole.n_fft if self.fixed else None, at_once)
+
+    def _runs(self, units: int, most: int) -> tuple[int, int]:
+        """How many transforms a run has; and how many an item, those included that its last run lacks.
+
+        units: of an item, most: of a chunk.
+        """
+        if not isinstance(self.matrix, Teams) or self.stft.hop_length >= self.stft.n_fft:
+            return 1, units
+        length = max(1, min(self.matrix.run_of(min(most, self.batch * units)), units, most))
+        runs = -(-units // length)
+        length = -(-units // runs)
+        return length, runs * length
 
     def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
         units, backward, tasks = self.batch * self.units, grad_x is not None, self.matrix.tasks(self.dtype, len(parts))
         partial = new_array(self.dtype, units * tasks * len(parts))
         totals = new_array(self.dtype, units * len(parts))
-        sizes = self.dtype, self.is_field, self.fixed
-        columns, measure = column_kernels(self.matrix, *sizes), levels_kernel(self.matrix.n_fft, *sizes)
-        rows = rows_kernel(self.matrix, self.dtype, parts, self.at.coefficients, self.fixed, backward)
+        measure = levels_kernel(self.matrix.n_fft, self.matrix.window, self.dtype, self.is_field, self.fixed)
+        columns, rows = self._lines_kernels(parts, backward)
         sums = sums_kernels(tasks, self.dtype, self.terms, parts, adds)
         signals = ("x", "x" if self.fixed else "y", self.table, self.integers, self.items, self.levels)
         goal = self.goal if self.fixed else self.table  # one that is not read
@@ -219,17 +268,26 @@ class MatrixEngine(GPUEngine):
                 low, high = self._touched(*part)
                 if not adds:  # what no frame touches belongs to the chunk before it
                     low, high = min(low, fresh), end if first + self.chunk >= units else max(high, fresh)
-                gather = self.work, grad_x, second, self.integers, self.items, *part, low, high, fresh
+                runs = [n * (1 + self.fixed) // self.merged for n in part]
+                gather = self.work, grad_x, second, self.gathered, self.gathered_items, *runs, low, high, fresh
                 launches.append(
                     Launch(columns.columns_back, (self.table, self.integers, self.levels, self.work, *part))
                 )
-                launches.append(Launch(gather_kernel(self.dtype, self.fixed), gather))
+                launches.append(Launch(self.gather, gather))
                 fresh = max(high, fresh)
         return [
             *launches,
             Launch(sums.over_rows, (partial, totals, units)),
             Launch(sums.over_frames, (totals, self.integers, self.account, total)),
         ]
+
+    def _lines_kernels(self, parts: Parts, backward: bool) -> tuple[SimpleNamespace, Any]:
+        """Those of columns and of rows."""
+        matrix, of_columns = self.matrix, (self.dtype, self.is_field, self.fixed)
+        of_rows = self.dtype, parts, self.at.coefficients, self.fixed, backward
+        if isinstance(matrix, Teams):
+            return register_kernels(matrix, *of_columns), team_rows_kernel(matrix, *of_rows)
+        return column_kernels(matrix, *of_columns), rows_kernel(matrix, *of_rows)
 
     def _touched(self, first: int, count: int) -> tuple[int, int]:
         """The samples that a chunk's frames read, of all items in a row, from the first one to the one after the last."""

@@ -36,8 +36,11 @@ def nothing(integers: ti.template()):
 
 
 @cache
-def frame_functions(n_fft: int, dtype: Any, is_field: bool, fixed: bool) -> SimpleNamespace:
-    """The functions that find the windowed samples of a transform. fixed: whether it has two frames of x, and none of y."""
+def frame_functions(n_fft: int, window: int, dtype: Any, is_field: bool, fixed: bool) -> SimpleNamespace:
+    """The functions that find the windowed samples of a transform.
+
+    window: where in the table it begins. fixed: whether a transform has two frames of x, and none of y.
+    """
     N, FRAMES = n_fft, 1 + fixed
 
     @ti.func
@@ -48,45 +51,47 @@ def frame_functions(n_fft: int, dtype: Any, is_field: bool, fixed: bool) -> Simp
             f + FRAMES <= own.n_frames and start >= 0 and start + ti.static(FRAMES - 1) * own.hop + N <= own.n_samples
         )
 
-    def halves(x, y, table, own, b, f, samples, n, away):
-        """Elements n + `away` of both halves of a transform that is inside, all asked for before any is used.
+    def halves(x, y, table, own, b, f, samples, places):
+        """Elements of both halves of a transform that is inside, all asked for before any is used.
 
-        samples: of an item.
+        samples: of an item. places: of each element, a base and how far away from it, in the first half and in the second.
         """
-        start = f * own.hop - own.pad
-        at = hold((start + n if is_field else start + b * samples + n) & KNOWN_SAMPLE)
-        known = hold(n & KNOWN)
-        later = hold((at + own.hop) & KNOWN_SAMPLE) if fixed else at
-        other = x if fixed else y
-        values = [(hold(cell(x, is_field, b, at + q)), hold(cell(other, is_field, b, later + q))) for q in away]
-        weights = [hold(element(table, known + q)) for q in away]
-        return [(weight * u, weight * v) for weight, (u, v) in zip(weights, values)]
+        start = hold(f * own.hop - own.pad + (0 if is_field else b * samples))
+        begins, signals = [start, hold(start + own.hop) if fixed else start], [x, x if fixed else y]
+        values = [[hold(cell(signals[s], is_field, b, hold((begins[s] + base) & KNOWN_SAMPLE) + away))
+                   for s, (base, away) in enumerate(both)] for both in places]  # fmt: skip
+        weights = [
+            [hold(element(table, base + (away + window))) for base, away in both[: 1 + fixed]] for both in places
+        ]
+        return [(w[0] * u, w[-1] * v) for w, (u, v) in zip(weights, values)]
 
     @ti.func
     def sample(x: ti.template(), table: ti.template(), own, b, f, n):
         """Element n of frame f, windowed, 0 if there is none."""
         s = own.sample(f, n)
         there = f < own.n_frames and s >= 0
-        return ti.select(there, table[n] * load(x, b, ti.max(ti.min(s, own.n_samples - 1), 0)), ti.cast(0, dtype))
+        return ti.select(
+            there, table[n + window] * load(x, b, ti.max(ti.min(s, own.n_samples - 1), 0)), ti.cast(0, dtype)
+        )
 
     @ti.func
-    def anywhere(x: ti.template(), y: ti.template(), table: ti.template(), own, b, f, n):
-        """Element n of both halves, wherever it is."""
+    def anywhere(x: ti.template(), y: ti.template(), table: ti.template(), own, b, f, n, m):
+        """Element n of the first half and m of the second, wherever they are."""
         u, v = sample(x, table, own, b, f, n), ti.cast(0, dtype)
         if ti.static(fixed):
-            v = sample(x, table, own, b, f + 1, n)
+            v = sample(x, table, own, b, f + 1, m)
         else:
-            v = sample(y, table, own, b, f, n)
+            v = sample(y, table, own, b, f, m)
         return u, v
 
     return SimpleNamespace(inside=inside, halves=halves, anywhere=anywhere)
 
 
 @cache
-def levels_kernel(n_fft: int, dtype: Any, is_field: bool, fixed: bool) -> Any:
+def levels_kernel(n_fft: int, window: int, dtype: Any, is_field: bool, fixed: bool) -> Any:
     """The kernel that measures each transform's halves."""
     N, FRAMES, GRID, Bits = n_fft, 1 + fixed, matrix_layout.GRID, bits_of(dtype)
-    powers, of = power_of_two(dtype), frame_functions(n_fft, dtype, is_field, fixed)
+    powers, of = power_of_two(dtype), frame_functions(n_fft, window, dtype, is_field, fixed)
     inside, halves, anywhere = of.inside, of.halves, of.anywhere
     Signal, Array, Values = annotation(is_field), ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
 
@@ -115,13 +120,14 @@ def levels_kernel(n_fft: int, dtype: Any, is_field: bool, fixed: bool) -> Any:
                 n = t
                 if inside(own, f):
                     while n < ti.static(N - (AT_ONCE - 1) * BLOCK):
-                        some = ti.static(halves(x, y, table, own, b, f, integers[0], n,
-                                                [e * BLOCK for e in range(AT_ONCE)]))  # fmt: skip
+                        base = n & KNOWN
+                        some = ti.static(halves(x, y, table, own, b, f, integers[0],
+                                                [[(base, e * BLOCK)] * 2 for e in range(AT_ONCE)]))  # fmt: skip
                         for e in ti.static(range(AT_ONCE)):
                             measure(peaks, differ, some[e][0], some[e][1])
                         n += ti.static(BLOCK * AT_ONCE)
                 while n < N:
-                    u, v = anywhere(x, y, table, own, b, f, n)
+                    u, v = anywhere(x, y, table, own, b, f, n, n)
                     measure(peaks, differ, u, v)
                     n += BLOCK
                 ti.simt.block.sync()  # until the unit before has been read
@@ -160,7 +166,7 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
     GRID = matrix_layout.GRID
     TURNS, twiddles = matrix.turns, matrix.twiddles(matrix.columns)
     there, back = (line_passes(lines, dtype, twiddles, way) for way in (False, True))
-    of, write_planes = frame_functions(N, dtype, is_field, fixed), planes_writer(dtype)
+    of, write_planes = frame_functions(N, 0, dtype, is_field, fixed), planes_writer(dtype)
     inside, halves, anywhere, rotate = of.inside, of.halves, of.anywhere, butterflies(dtype).rotate
     Signal, Array, Values = annotation(is_field), ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
 
@@ -177,14 +183,16 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                down: ti.template(), zero):  # fmt: skip
         """The windowed elements n, n + M B, ... of both halves, one after the other, times `down`."""
         for q in range(R + zero):  # + 0 keeps LLVM from unrolling it
-            u, v = anywhere(x, y, table, own, b, f, n + q * ti.static(M * B))
+            e = n + q * ti.static(M * B)
+            u, v = anywhere(x, y, table, own, b, f, e, e)
             push(re, im, u * down[0], v * down[1])
 
     @ti.func
     def take(re: ti.template(), im: ti.template(), x: ti.template(), y: ti.template(), table: ti.template(), own, b, f,
              samples, n, down: ti.template()):  # fmt: skip
         """The same, all at once, of a transform that is inside."""
-        some = ti.static(halves(x, y, table, own, b, f, samples, n, [q * M * B for q in range(R)]))
+        base = n & KNOWN
+        some = ti.static(halves(x, y, table, own, b, f, samples, [[(base, q * M * B)] * 2 for q in range(R)]))
         for q in ti.static(range(R)):
             re[q], im[q] = some[q][0] * down[0], some[q][1] * down[1]
 

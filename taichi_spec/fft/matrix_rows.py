@@ -32,6 +32,33 @@ def digits_of(plan: Plan) -> list[tuple[int, int]]:
 
 
 @cache
+def adder(dtype: Any, C: int, block: int) -> Any:
+    """The `ti.func` that adds up the C sums of a block's threads."""
+
+    @ti.func
+    def add_up(partial: ti.template(), shared: ti.template(), found: ti.template(), task, t):
+        """partial[task, j] ← the threads' sums, always added in the same order."""
+        for j in ti.static(range(C)):
+            shared[t + ti.static(j * block)] = found[j]
+        ti.simt.block.sync()
+        if t < ADDING:
+            for j in ti.static(range(C)):
+                total = ti.cast(0, dtype)
+                for e in range(ti.static(block // ADDING)):
+                    total += shared[t + e * ADDING + ti.static(j * block)]
+                shared[t + ti.static(j * block)] = total
+        ti.simt.block.sync()
+        if t == 0:
+            for j in ti.static(range(C)):
+                total = ti.cast(0, dtype)
+                for e in range(ADDING):
+                    total += shared[e + ti.static(j * block)]
+                partial[task * C + j] = total
+
+    return add_up
+
+
+@cache
 def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fixed: bool, gradient: bool) -> Any:
     """The kernel that compares a chunk's bins, between the rows' transforms there and back.
 
@@ -49,6 +76,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
     TURNS, POSITIONS, twiddles = matrix.turns, HEAD + 2 * PAIRS, matrix.twiddles(matrix.rows)
     there, back = (line_passes(lines, dtype, twiddles, way) for way in (False, True))
     measures, write_planes = measures_of(parts, fixed, dtype, tuple(range(C))), planes_writer(dtype)
+    add_up = adder(dtype, C, BLOCK)
     compare_pair, rotate = pair_comparer(dtype, C, PLANE, fixed, gradient), butterflies(dtype).rotate
     Array, Values = ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
 
@@ -164,26 +192,6 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
             back.along(re, im, table)
             back.store(sm, re, im, at, False)
             m += BLOCK
-
-    @ti.func
-    def add_up(partial: ti.template(), shared: ti.template(), found: ti.template(), task, t):
-        """partial[task, j] ← the threads' sums, always added in the same order."""
-        for j in ti.static(range(C)):
-            shared[t + ti.static(j * BLOCK)] = found[j]
-        ti.simt.block.sync()
-        if t < ADDING:
-            for j in ti.static(range(C)):
-                total = ti.cast(0, dtype)
-                for e in range(ti.static(BLOCK // ADDING)):
-                    total += shared[t + e * ADDING + ti.static(j * BLOCK)]
-                shared[t + ti.static(j * BLOCK)] = total
-        ti.simt.block.sync()
-        if t == 0:
-            for j in ti.static(range(C)):
-                total = ti.cast(0, dtype)
-                for e in range(ADDING):
-                    total += shared[e + ti.static(j * BLOCK)]
-                partial[task * C + j] = total
 
     @ti.func
     def last_pass(sm: ti.template(), Z: ti.template(), table: ti.template(), integers: ti.template(), slot, place, t):
