@@ -75,16 +75,16 @@ def check_silence(check, stft, terms, seed):
                 assert np.isfinite(value) and np.isfinite(grads).all(), scales
 
 
-def check_equal_frames(stft, terms, **options):
+def check_equal_frames(stft, terms, scale=1, **options):
     """Frames that are equal among others, and an item that is: there the norm of y, which `SpectralConvergence` divides by,
-    still has its slope, and nothing else has."""
+    still has its slope, and nothing else has. scale: of the signals' lengths."""
     for dtype in dtypes():
-        x, y = signals(21, 3, 700, dtype=dtype)
-        y[1, :300], y[2] = x[1, :300], x[2]
+        x, y = signals(21, 3, 700 * scale, dtype=dtype)
+        y[1, : 300 * scale], y[2] = x[1, : 300 * scale], x[2]
         _, (_, grad) = ts.value_and_grad(x, y, wrt="both", stft=stft, terms=terms, **options)
         expected = ts.reference.value_and_grad(x, y, stft, tuple(terms), **options)[2]
         assert error(grad, expected) < TOLERANCE[dtype]
-        assert error(grad[1, :200], expected[1, :200]) < 10 * TOLERANCE[dtype]
+        assert error(grad[1, : 200 * scale], expected[1, : 200 * scale]) < 10 * TOLERANCE[dtype]
 
 
 def field(values, needs_grad=True):

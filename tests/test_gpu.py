@@ -18,20 +18,49 @@ from taichi_spec.fft import blocks, blocks_layout, frames, matrix, matrix_layout
 from taichi_spec.fft.blocks import BlocksEngine
 from taichi_spec.fft.frames import FramesEngine
 from taichi_spec.fft.matrix import MatrixEngine
+from taichi_spec.fft.matrix_layout import Teams
 from taichi_spec.several import FusedSum
 
+SMALL = ts.STFT(64, 16, center=True)
+ENGINES = [BlocksEngine, FramesEngine, MatrixEngine]
 
-@pytest.fixture(autouse=True, params=[BlocksEngine, FramesEngine, MatrixEngine], ids=lambda kind: kind.__name__)
+
+@pytest.fixture(autouse=True, params=ENGINES, ids=lambda kind: kind.__name__)
 def kind(request, gpu_engines, restarted, monkeypatch):
-    """The engine under test: each takes what those before leave."""
+    """The engine under test: each takes what those before leave. `Teams`: matrices whose rows teams of threads have."""
     if not runtime.shared_bytes(restarted):
         pytest.skip(f"{restarted} has another engine")
-    for before in {BlocksEngine: (), FramesEngine: ("blocks",), MatrixEngine: ("blocks", "frames")}[request.param]:
+    engine = MatrixEngine if request.param is Teams else request.param
+    for before in {BlocksEngine: (), FramesEngine: ("blocks",), MatrixEngine: ("blocks", "frames")}[engine]:
         monkeypatch.setattr(f"taichi_spec.fft.{before}.supports", lambda *sizes: False)
+    if request.param is Teams:
+        monkeypatch.setattr(matrix_layout, "nearest_to_a_square", lambda n_fft: None)
     monkeypatch.setattr(matrix_layout, "GRID", 32)  # so few blocks that each has several groups of lines
-    monkeypatch.setattr(matrix_layout, "AT_WORK", 1)  # so few that runs are long
+    monkeypatch.setattr(matrix_layout, "AT_WORK", 4)  # so few that runs are long
     functional._recent.clear()  # engines of other tests
-    return request.param
+    return engine
+
+
+@pytest.fixture
+def scale(request):
+    """How much longer signals are than some hundred samples: teams have long rows alone."""
+    return 64 if request.node.callspec.params.get("kind") is Teams else 1
+
+
+@pytest.fixture
+def small(scale):
+    """The transform of most tests here."""
+    return SMALL if scale == 1 else ts.STFT(8192, 2048, center=True)
+
+
+with_teams = pytest.mark.parametrize(
+    "kind", [*ENGINES, Teams], indirect=True, ids=lambda kind: kind.__name__
+)  # for tests that take `scale` or `small`
+
+
+def dtypes_at(scale):
+    """The dtypes of tests at this scale: teams have float32 alone."""
+    return dtypes() if scale == 1 else [np.float32]
 
 
 def used():
@@ -69,6 +98,10 @@ CASES = [
     (MatrixEngine, 8192, 2048, "reflect", (1, 9000)),
     (MatrixEngine, 675, 200, "reflect", (1, 2000)),
     (MatrixEngine, 16_807, 5000, "reflect", (1, 25_000)),
+    (MatrixEngine, 16_384, 4096, "none", (2, 90_000)),
+    (MatrixEngine, 8192, 3000, "constant", (2, 60_000)),
+    (MatrixEngine, 8192, 9000, "reflect", (1, 40_000)),
+    (MatrixEngine, 32_768, 8192, "none", (1, 150_000)),
 ]
 
 
@@ -89,9 +122,6 @@ def test_value_and_gradients(kind, n_fft, hop, edges, shape):
             again = ts.value_and_grad(x.copy(), y.copy(), wrt="both", stft=stft)
             assert again[0] == first[0]
             assert np.array_equal(again[1], first[1])
-
-
-SMALL = ts.STFT(64, 16, center=True)
 
 
 @pytest.mark.parametrize("shape", [(2, 70_003), (1, 150_000), (2049, 64)], ids=str)
@@ -128,21 +158,23 @@ def test_nothing_is_left_to_sum(kind):
             assert error(mine, wanted) < 1e-5
 
 
-def test_value_only(kind):
-    for dtype in dtypes():
-        x, y = signals(2, 3, 700, dtype=dtype)
-        expected = ts.reference.value_and_grad(x, y, SMALL)[0]
-        values = ts.spectral_loss(x, y, stft=SMALL, reduction="none")
+@with_teams
+def test_value_only(kind, small, scale):
+    for dtype in dtypes_at(scale):
+        x, y = signals(2, 3, 700 * scale, dtype=dtype)
+        expected = ts.reference.value_and_grad(x, y, small)[0]
+        values = ts.spectral_loss(x, y, stft=small, reduction="none")
         assert isinstance(used(), kind)
         assert values == pytest.approx(expected, rel=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("hop", [16, 23])
+@with_teams
+@pytest.mark.parametrize("hop", [16, 23, 70])
 @pytest.mark.parametrize("which", ["(K,)", "(K, F)", "(B, K, F)", "odd", "long", "signal"])
-def test_fixed_target(kind, which, hop):
-    n_samples = {"odd": 516, "long": 100_000}.get(which, 500)
-    stft = ts.STFT(64, hop, center=True)
-    for dtype in dtypes():
+def test_fixed_target(kind, which, hop, small, scale):
+    n_samples = {"odd": 516 * scale, "long": 100_000}.get(which, 500 * scale)
+    stft = ts.STFT(small.n_fft, hop * small.n_fft // 64, center=True)
+    for dtype in dtypes_at(scale):
         x, y = signals(3, 3, n_samples, dtype=dtype)
         bins, frames = stft.n_bins, stft.n_frames(n_samples)
         shape = {"(K,)": (bins,), "(K, F)": (bins, frames)}.get(which, (3, bins, frames))
@@ -159,7 +191,7 @@ def test_fixed_target(kind, which, hop):
 
 
 @pytest.mark.parametrize("kind", [MatrixEngine], indirect=True)
-@pytest.mark.parametrize("n_fft", [8192, 675, 486])
+@pytest.mark.parametrize("n_fft", [8192, 32_768, 1024, 675, 486])
 def test_a_bins_own_magnitude(kind, n_fft):
     """Rows of two passes and of three, an even number of them and an odd one: each bin is compared with its own goal."""
     stft = ts.STFT(n_fft, n_fft // 3)
@@ -181,12 +213,13 @@ def test_a_missing_second_frame_has_no_loss():
     assert np.isfinite(grad).all()
 
 
-@pytest.mark.parametrize("shape", [(500,), (2, 500)], ids=str)
-def test_fields_in_a_tape(kind, shape):
-    x, y = signals(5, *shape, dtype=np.float32)
+@with_teams
+@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
+def test_fields_in_a_tape(kind, batch, small, scale):
+    x, y = signals(5, *batch, 500 * scale, dtype=np.float32)
     X, Y = field(x), field(y)
     total = ti.field(ti.f32, shape=(), needs_grad=True)
-    loss = ts.SpectralLoss(X, Y, SMALL)
+    loss = ts.SpectralLoss(X, Y, small)
     assert isinstance(loss._engine, kind)
 
     @ti.kernel
@@ -196,7 +229,7 @@ def test_fields_in_a_tape(kind, shape):
     with ti.ad.Tape(total):
         loss.compute()
         combine()
-    expected = ts.reference.value_and_grad(x, y, SMALL)
+    expected = ts.reference.value_and_grad(x, y, small)
     assert total[None] == pytest.approx(-2.5 * expected[0].sum(), rel=1e-5)
     assert error(X.grad.to_numpy(), -2.5 * expected[1]) < 1e-5
     assert error(Y.grad.to_numpy(), -2.5 * expected[2]) < 1e-5
@@ -218,11 +251,15 @@ class Huber(ts.BinTerm):
         return value, slope, -slope
 
 
-def test_a_users_own_term(kind):
-    x, y = signals(6, 2, 500, dtype=np.float32)
-    value, grads = ts.value_and_grad(x, y, wrt="both", stft=SMALL, terms=[Huber(weight=0.5), ts.Magnitude(p=1)])
+@with_teams
+def test_a_users_own_term(kind, small, scale, monkeypatch):
+    x, y = signals(6, 2, 500 * scale, dtype=np.float32)
+    value, grads = ts.value_and_grad(x, y, wrt="both", stft=small, terms=[Huber(weight=0.5), ts.Magnitude(p=1)])
     assert isinstance(used(), kind)
-    options = dict(stft=SMALL, terms=[Huber(weight=0.5), ts.Magnitude(p=1)], engine="direct")
+    # The direct DFT of so long a frame is a matter of minutes.
+    options = dict(stft=small, terms=[Huber(weight=0.5), ts.Magnitude(p=1)], engine="direct" if scale == 1 else "fft")
+    for engine in ("blocks", "frames", "matrix"):
+        monkeypatch.setattr(f"taichi_spec.fft.{engine}.supports", lambda *sizes: False)
     expected, expected_grads = ts.value_and_grad(x, y, wrt="both", **options)
     assert value == pytest.approx(expected, rel=1e-5)
     assert error(grads[0], expected_grads[0]) < 1e-5
@@ -232,27 +269,29 @@ def test_a_users_own_term(kind):
 SUMS = (ts.Magnitude(p=1, weight=0.1), ts.SpectralConvergence(weight=30.0), ts.LogMagnitude(eps=0.5))
 
 
-def test_equal_frames_among_others(kind):
-    check_equal_frames(SMALL, SUMS)
+@with_teams
+def test_equal_frames_among_others(kind, small, scale):
+    check_equal_frames(small, SUMS, scale)
     assert isinstance(used(), kind)
 
 
-def test_functions_of_sums_and_weighted_items(kind):
+@with_teams
+def test_functions_of_sums_and_weighted_items(kind, small, scale):
     """Two passes, the first for the sums; of items with weights of their own, one of them silent."""
     terms = SUMS
-    x, y = signals(8, 3, 700, dtype=np.float32)
+    x, y = signals(8, 3, 700 * scale, dtype=np.float32)
     x[1] = 0
     weights = np.array([1.0, -2.0, 0.5])
-    options = dict(stft=SMALL, terms=terms, item_weights=weights, reduction="none")
+    options = dict(stft=small, terms=terms, item_weights=weights, reduction="none")
     values, grads = ts.value_and_grad(x, y, wrt="both", **options)
     assert isinstance(used(), kind)
     shares = used().shares()
-    expected = ts.reference.value_and_grad(x, y, SMALL, terms)
+    expected = ts.reference.value_and_grad(x, y, small, terms)
     assert values == pytest.approx(weights * expected[0], rel=1e-5)
     for b, t in np.ndindex(shares.shape):
-        part = ts.reference.value_and_grad(x[b], y[b], SMALL, terms[t : t + 1])[0]
+        part = ts.reference.value_and_grad(x[b], y[b], small, terms[t : t + 1])[0]
         assert shares[b, t] == pytest.approx(weights[b] * part, rel=1e-5)
-    magnitudes = ts.Target.from_magnitudes(np.abs(ts.reference.stft(y, SMALL)).astype(np.float32))
+    magnitudes = ts.Target.from_magnitudes(np.abs(ts.reference.stft(y, small)).astype(np.float32))
     fixed_values, fixed_grad = ts.value_and_grad(x, magnitudes, **options)
     assert isinstance(used(), kind)
     assert fixed_values == pytest.approx(values, rel=1e-5)
@@ -261,18 +300,19 @@ def test_functions_of_sums_and_weighted_items(kind):
             assert error(grad[b], weight * right[b]) < 1e-4 or not right[b].any()
 
 
-def contents(dtype):
-    noise = np.random.default_rng(0).standard_normal(500)
-    made = dict(silence=0 * noise, constant=np.ones(500), noise=noise, tiny=1e-20 * noise, huge=1e18 * noise)
+def contents(dtype, length):
+    noise = np.random.default_rng(0).standard_normal(length)
+    made = dict(silence=0 * noise, constant=np.ones(length), noise=noise, tiny=1e-20 * noise, huge=1e18 * noise)
     return {name: values.astype(dtype) for name, values in made.items()}
 
 
-def test_silence_and_extremes(kind):
-    for dtype in dtypes():
-        made = contents(dtype)
+@with_teams
+def test_silence_and_extremes(kind, small, scale):
+    for dtype in dtypes_at(scale):
+        made = contents(dtype, 500 * scale)
         for x, y in itertools.product(made, made):
-            value, (grad_x, grad_y) = ts.value_and_grad(made[x], made[y], wrt="both", stft=SMALL)
-            expected, expected_x, expected_y = ts.reference.value_and_grad(made[x], made[y], SMALL)
+            value, (grad_x, grad_y) = ts.value_and_grad(made[x], made[y], wrt="both", stft=small)
+            expected, expected_x, expected_y = ts.reference.value_and_grad(made[x], made[y], small)
             assert isinstance(used(), kind)
             assert np.isfinite(grad_x).all() and np.isfinite(grad_y).all(), (x, y)
             assert np.isfinite(value) or expected > np.finfo(dtype).max, (x, y)
@@ -288,10 +328,11 @@ def test_silence_and_extremes(kind):
                 assert error(grad_y, expected_y) < loose or not expected_y.any(), (x, y)
 
 
-def test_equal_signals_are_at_distance_zero(kind):
-    (x,) = signals(7, 500, dtype=np.float32, count=1)
+@with_teams
+def test_equal_signals_are_at_distance_zero(kind, small, scale):
+    (x,) = signals(7, 500 * scale, dtype=np.float32, count=1)
     for p in (1, 2):
-        value, grads = ts.value_and_grad(x, x, wrt="both", stft=SMALL, terms=ts.Magnitude(p=p))
+        value, grads = ts.value_and_grad(x, x, wrt="both", stft=small, terms=ts.Magnitude(p=p))
         assert isinstance(used(), kind)
         assert value == 0
         assert not np.any(grads)
@@ -318,17 +359,17 @@ def test_a_second_engine_of_the_same_sizes_compiles_nothing():
     assert [kernel.cache_info().misses for kernel in kernels] == before
 
 
-@pytest.mark.parametrize("kind", [MatrixEngine], indirect=True)
+@pytest.mark.parametrize("kind", [MatrixEngine, Teams], indirect=True)
 @pytest.mark.parametrize("hop", [20, 100])
-def test_items_of_unequal_lengths_in_small_chunks(kind, hop):
+def test_items_of_unequal_lengths_in_small_chunks(kind, hop, small, scale):
     """Chunks begin and end within items, short ones among them; gradients are over what was there before."""
-    lengths = (900, 180, 1234, 2000, 300)
-    stft, dtype = ts.STFT(64, hop, center=True), dtypes()[0]
-    x, y = signals(9, 5, 2000, dtype=dtype)
+    lengths = tuple(scale * length for length in (900, 180, 1234, 2000, 300))
+    stft, dtype = ts.STFT(small.n_fft, hop * small.n_fft // 64, center=True), dtypes_at(scale)[0]
+    x, y = signals(9, 5, 2000 * scale, dtype=dtype)
     for item, length in enumerate(lengths):
         x[item, length:], y[item, length:] = np.nan, np.nan
     for target in (y, ts.Target.from_signal(y, check_finite=False)):
-        for scratch in (2**11, 2**14):
+        for scratch in (2**11 * scale, 2**14 * scale):
             both = {} if isinstance(target, ts.Target) else {"wrt": "both"}
             for _ in range(2):
                 values, grads = ts.value_and_grad(x, target, stft=stft, lengths=lengths, reduction="none",
@@ -458,7 +499,7 @@ def test_one_sample_is_the_loudest(kind, n_fft):
 
 
 @pytest.mark.parametrize("kind", [MatrixEngine], indirect=True)
-@pytest.mark.parametrize("n_fft", [4096, 1250])
+@pytest.mark.parametrize("n_fft", [8192, 4096, 1250])
 def test_every_sample_counts_for_the_level(kind, n_fft):
     """One in each frame is a million times as loud as the others and the other signal, whose gradient it must not spoil."""
     stft = ts.STFT(n_fft, n_fft, window="hamming")
@@ -506,9 +547,9 @@ def test_levels_change():
                 assert error(grad[inner], expected[inner]) < 1e-5, (n_fft, levels)
 
 
-@pytest.mark.parametrize("kind,n_fft", [(BlocksEngine, 64), (MatrixEngine, 60)], indirect=["kind"])
+@pytest.mark.parametrize("kind,n_fft", [(BlocksEngine, 64), (MatrixEngine, 60), (Teams, 8192)], indirect=["kind"])
 def test_after_another_start_of_taichi(kind, n_fft):
-    x, y = signals(12, 300, dtype=np.float32)
+    x, y = signals(12, 300 + 2 * n_fft, dtype=np.float32)
     first = ts.value_and_grad(x, y, wrt="both", n_fft=n_fft)
     ts.init(arch=runtime.arch_name(), log_level=ti.ERROR)
     again = ts.value_and_grad(x, y, wrt="both", n_fft=n_fft)

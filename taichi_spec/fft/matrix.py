@@ -74,7 +74,8 @@ def gather_kernel(dtype: Any, turn: int | None, at_once: int) -> Any:
         p = q - f * own.hop
         while f >= least and p < own.n_fft:
             there = [f - e >= least and p + e * own.hop < own.n_fft for e in ti.static(range(at_once))]
-            some = [at_run(V, f - start, p, there[e] * e, own.hop, apart) for e in ti.static(range(at_once))]
+            before = [ti.select(there[e], e, 0) for e in ti.static(range(at_once))]
+            some = [at_run(V, f - start, p, before[e], own.hop, apart) for e in ti.static(range(at_once))]
             for e in ti.static(range(at_once)):
                 if there[e]:
                     total += some[e]

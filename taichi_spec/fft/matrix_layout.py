@@ -247,7 +247,7 @@ class Teams:
     def at_work(self, transforms: int, fixed: bool) -> int:
         """How many blocks the device has at work on rows side by side, or some more."""
         registers = 128 if fixed else 96  # of a thread on CUDA, at most: ptxas's choice
-        return teams_at_work(self.layout, ti.f32, registers, transforms * ROWS) // 2
+        return min(GRID, teams_at_work(self.layout, ti.f32, registers, transforms * ROWS) // 2)
 
 
 def room(other: int) -> int:

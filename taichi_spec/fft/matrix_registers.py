@@ -18,7 +18,7 @@ import taichi as ti
 from taichi_spec.fft import matrix_layout
 from taichi_spec.fft.butterflies import butterflies, fused_dft
 from taichi_spec.fft.matrix_columns import Integers, frame_functions, nothing, whole_of
-from taichi_spec.fft.matrix_layout import ROWS, WIDE, Teams
+from taichi_spec.fft.matrix_layout import BLOCK, ROWS, WIDE, Teams
 from taichi_spec.fft.pairs import KNOWN, element, hold, push, zeros
 from taichi_spec.fft.together import half, planes_writer, read_planes
 from taichi_spec.framing import annotation, framing_of
@@ -36,8 +36,8 @@ def place_of(V, p, turn):
 @cache
 def register_kernels(teams: Teams, dtype: Any, is_field: bool, fixed: bool) -> SimpleNamespace:
     """The kernels before the rows' and after them. fixed: whether a transform has two frames of x, and none of y."""
-    N, B, FRAMES, GRID = teams.n_fft, teams.layout.n_fft, 1 + fixed, matrix_layout.GRID
-    TASKS = teams.column_blocks
+    N, B, FRAMES = teams.n_fft, teams.layout.n_fft, 1 + fixed
+    TASKS, BLOCKS = teams.column_blocks, matrix_layout.GRID * BLOCK // WIDE
     WINDOW, TURNS, FUSED = teams.window, teams.turns, teams.fused
     of, write_planes, bf = frame_functions(N, WINDOW, dtype, is_field, fixed), planes_writer(dtype), butterflies(dtype)
     inside, halves, anywhere = of.inside, of.halves, of.anywhere
@@ -81,7 +81,7 @@ def register_kernels(teams: Teams, dtype: Any, is_field: bool, fixed: bool) -> S
                 first: ti.i32, count: ti.i32):  # fmt: skip
         """U ← the columns' transforms of a chunk, turned."""
         ti.loop_config(block_dim=WIDE)
-        for i in range(GRID * WIDE):
+        for i in range(BLOCKS * WIDE):
             t, task = i & (WIDE - 1), i // WIDE
             length, hop = integers[8], ti.min(integers[2], N)
             while task * length < count * TASKS:
@@ -103,7 +103,7 @@ def register_kernels(teams: Teams, dtype: Any, is_field: bool, fixed: bool) -> S
                         at = e + ti.static(TURNS + q * B)
                         bf.rotate(re, im, q, table[at], table[at + N])
                     write_planes(U, (unit * N + e) & KNOWN, B, re, im)
-                task += GRID
+                task += BLOCKS
 
     def twiddles(table, e):
         """A function from an entry to its twiddle's cosine and tangent."""
@@ -141,7 +141,7 @@ def register_kernels(teams: Teams, dtype: Any, is_field: bool, fixed: bool) -> S
         """V ← the sums of w times its columns' transforms over each run of a chunk: what its frames add to the gradients, at
         the run's positions, from the first frame's first sample on; x's first."""
         ti.loop_config(block_dim=WIDE)
-        for i in range(GRID * WIDE):
+        for i in range(BLOCKS * WIDE):
             t, task = i & (WIDE - 1), i // WIDE
             length, hop = integers[8], ti.min(integers[2], N)
             while task * length < count * TASKS:
@@ -156,6 +156,6 @@ def register_kernels(teams: Teams, dtype: Any, is_field: bool, fixed: bool) -> S
                     done = ti.static(fused_dft(list(zip(re, im)), twiddles(table, e), dtype))
                     overlap(V, waiting, done, table, e, turns_of(j, hop), audible, run * length * N, j * FRAMES * hop, hop,
                             j + 1 == length)  # fmt: skip
-                task += GRID
+                task += BLOCKS
 
     return SimpleNamespace(columns=columns, columns_back=columns_back)

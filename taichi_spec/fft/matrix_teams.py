@@ -12,6 +12,7 @@ from typing import Any
 import taichi as ti
 
 from taichi_spec.bins import Parts
+from taichi_spec.fft import matrix_layout
 from taichi_spec.fft.blocks_shared import shared_memory
 from taichi_spec.fft.blocks_transform import transforms
 from taichi_spec.fft.matrix_columns import Integers, nothing, whole_of
@@ -26,7 +27,7 @@ def team_rows_kernel(teams: Teams, dtype: Any, parts: Parts, coefficients: int, 
     """The kernel that compares a chunk's bins, between the rows' transforms there and back. Arguments: as `rows_kernel`'s."""
     layout = teams.layout
     N, B, T, R, BLOCK = teams.n_fft, layout.n_fft, layout.threads, layout.points, layout.block
-    C, FRAMES, TASKS, BLOCKS = len(parts), 1 + fixed, teams.tasks(dtype, len(parts)), layout.most_blocks
+    C, FRAMES, TASKS, GRID = len(parts), 1 + fixed, teams.tasks(dtype, len(parts)), matrix_layout.GRID
     HALF, MIDDLE, CELLS = R // 2, ROWS // 2, layout.cells
     LOG_T, LOG_BLOCK = T.bit_length() - 1, BLOCK.bit_length() - 1
     shared = shared_memory(layout, dtype, 2)
@@ -121,7 +122,7 @@ def team_rows_kernel(teams: Teams, dtype: Any, parts: Parts, coefficients: int, 
              account: Array, partial: Array, first: ti.i32, count: ti.i32):  # fmt: skip
         """partial[unit, task, j] ← the distances of a task's rows; Z ← G's transforms."""
         ti.loop_config(block_dim=BLOCK)
-        for i in range(BLOCKS * BLOCK):
+        for i in range(GRID * BLOCK):
             sm = ti.simt.block.SharedArray((ARRAY[0],), ARRAY[1])
             sums = ti.simt.block.SharedArray((BLOCK * C,), dtype)
             zero, at_work = nothing(integers), integers[9]
