@@ -386,6 +386,19 @@ def test_items_of_unequal_lengths_in_small_chunks(kind, hop, small, scale):
                     assert not grad[item, length:].any()
 
 
+@pytest.mark.parametrize("kind", [Teams], indirect=True)
+@pytest.mark.parametrize("hop,run", [(2048, 16), (8192, 1), (9000, 1)])
+def test_gradients_of_frames_that_meet_are_added_up(kind, hop, run):
+    """Of 48 frames in three runs of 16; and one by one where frames do not meet."""
+    stft = ts.STFT(8192, hop, window="hamming")
+    x, y = signals(34, 8192 + 47 * 2048, dtype=np.float32)
+    expected = ts.reference.value_and_grad(x, y, stft)
+    value, grads = ts.value_and_grad(x, y, wrt="both", stft=stft)
+    assert isinstance(used(), kind) and used().run == run
+    assert value == pytest.approx(expected[0], rel=TOLERANCE[np.float32])
+    assert error(grads, expected[1:]) < TOLERANCE[np.float32]
+
+
 LATE = (*np.zeros(40), *np.hamming(10), *np.zeros(14))  # a window that begins behind the frame's middle
 
 
