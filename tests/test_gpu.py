@@ -338,20 +338,25 @@ def test_equal_signals_are_at_distance_zero(kind, small, scale):
         assert not np.any(grads)
 
 
-def test_a_second_engine_of_the_same_sizes_compiles_nothing():
-    options = Options.check(SMALL, ts.Magnitude(weight=0.3), "sum", "auto", "accumulate", 2**28)
-    x, y = (ti.ndarray(ti.f32, (2, 500)) for _ in range(2))
+@with_teams
+def test_a_second_engine_of_the_same_sizes_compiles_nothing(small, scale):
+    options = Options.check(small, ts.Magnitude(weight=0.3), "sum", "auto", "accumulate", 2**28)
+    shape = 2, 500 * scale
+    x, y, grad_x, grad_y = (ti.ndarray(ti.f32, shape) for _ in range(4))
     total = ti.ndarray(ti.f32, 2)
 
     def run():
-        make_engine(options, ti.f32, False, 2, 500, None).value_and_grad(x, y, total, None, None)
+        make_engine(options, ti.f32, False, *shape, None).value_and_grad(x, y, total, grad_x, grad_y)
 
     kernels = (
         blocks.fused_kernel,
         matrix.column_kernels,
+        matrix.gather_kernel,
         matrix.levels_kernel,
+        matrix.register_kernels,
         matrix.rows_kernel,
         matrix.sums_kernels,
+        matrix.team_rows_kernel,
     )
     run()
     before = [kernel.cache_info().misses for kernel in kernels]
