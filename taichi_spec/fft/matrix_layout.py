@@ -245,9 +245,10 @@ class Teams:
         return ROWS // 2
 
     def at_work(self, transforms: int, fixed: bool) -> int:
-        """How many blocks the device has at work on rows side by side, or some more."""
+        """How many blocks the device has at work on rows side by side, or some more, if there are so many."""
         registers = 128 if fixed else 96  # of a thread on CUDA, at most: ptxas's choice
-        return min(GRID, teams_at_work(self.layout, ti.f32, registers, transforms * ROWS) // 2)
+        teams = teams_at_work(self.layout, ti.f32, registers, transforms * ROWS)
+        return min(GRID, teams // 2, transforms * ROWS // 2)
 
 
 def room(other: int) -> int:
