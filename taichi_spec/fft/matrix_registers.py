@@ -3,7 +3,8 @@
 A thread walks a run of neighbouring frames. Each is turned by as many points as it begins behind the run's first one: then
 element e of the matrix is in all of them a sample whose number, counted from the run's beginning, is e modulo N, whatever the
 hop. So a thread adds up in registers what frames have in common, and writes a sample's sum once, when no frame of the run has
-it any more. A turned frame's bins have other phases, but the same magnitudes.
+it any more. A turned frame's bins have other phases, but the same magnitudes. The twiddles between rows and columns are fused
+into the columns' DFTs on the way back.
 
     turned      z[e]     = frame[(e − s) mod N]                  s: samples from the run's beginning to the frame's
     overlap     V[s + n] = Σ_frames w[n] v[(s + n) mod N]
