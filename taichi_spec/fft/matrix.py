@@ -169,7 +169,8 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
     matrix = choose(stft.n_fft, dtype, sums)
     if matrix is None or sums > MOST_SUMS:
         return False
-    units = batch * (-(-stft.n_frames(n_samples) // (1 if fixed is None else 2)) + LONGEST_RUN)
+    lacking = LONGEST_RUN - 1 if isinstance(matrix, Teams) else 0  # transforms of an item's last run, at most
+    units = batch * (-(-stft.n_frames(n_samples) // (1 if fixed is None else 2)) + lacking)
     numbers = units * max(LEVELS, matrix.tasks(dtype, sums) * sums)
     target = 0 if fixed is None else prod(fixed.shape[:2]) * matrix.goals
     return max(numbers, target) <= MAX_INDEX and batch * n_samples <= MAX_KNOWN

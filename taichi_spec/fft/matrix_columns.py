@@ -87,6 +87,58 @@ def frame_functions(n_fft: int, window: int, dtype: Any, is_field: bool, fixed: 
     return SimpleNamespace(inside=inside, halves=halves, anywhere=anywhere)
 
 
+def column_reader(of: SimpleNamespace, fixed: bool, count: int, apart: int, turned: Any = None) -> Any:
+    """The `ti.func` that reads so many windowed elements of a column, `apart` from each other in a frame, into registers.
+
+    Args:
+        of: `frame_functions`.
+        turned: where in a frame the matrix's element is, if the frame is turned by so much; None if none is.
+    """
+    inside, halves, anywhere = of.inside, of.halves, of.anywhere
+    TURNS = turned is not None
+
+    def places(e, ahead):
+        """Where they are in both halves, as `halves` takes them."""
+        if not TURNS:
+            base = hold(e & KNOWN)
+            return [[(base, q * apart)] * 2 for q in range(count)]
+        halves_places = [[(hold(turned(e + q * apart, by)), 0) for q in range(count)] for by in ahead[: 1 + fixed]]
+        return list(zip(halves_places[0], halves_places[-1]))
+
+    def elements(e, ahead):
+        """Where one of them is."""
+        return [hold(turned(e, by)) for by in ahead] if TURNS else [hold(e)] * 2
+
+    @ti.func
+    def gather(re: ti.template(), im: ti.template(), x: ti.template(), y: ti.template(), table: ti.template(), own, b, f, e,
+               ahead: ti.template(), down: ti.template(), zero):  # fmt: skip
+        """Of any transform, one after the other."""
+        for q in range(count + zero):  # + 0 keeps LLVM from unrolling it
+            n, m = ti.static(elements(e + q * apart, ahead))
+            u, v = anywhere(x, y, table, own, b, f, n, m)
+            push(re, im, u * down[0], v * down[1])
+
+    @ti.func
+    def take(re: ti.template(), im: ti.template(), x: ti.template(), y: ti.template(), table: ti.template(), own, b, f,
+             samples, e, ahead: ti.template(), down: ti.template()):  # fmt: skip
+        """Of one that is inside, all at once. samples: of an item."""
+        some = ti.static(halves(x, y, table, own, b, f, samples, places(e, ahead)))
+        for q in ti.static(range(count)):
+            re[q], im[q] = some[q][0] * down[0], some[q][1] * down[1]
+
+    @ti.func
+    def read(re: ti.template(), im: ti.template(), x: ti.template(), y: ti.template(), table: ti.template(),
+             integers: ti.template(), own: ti.template(), b: ti.template(), f: ti.template(), e: ti.template(),
+             ahead: ti.template(), down: ti.template()):  # fmt: skip
+        """Both halves' elements e, e + apart, ... times `down`. ahead: by how much each half's frame is turned."""
+        if inside(own, f):
+            take(re, im, x, y, table, own, b, f, integers[0], e, ahead, down)
+        else:
+            gather(re, im, x, y, table, own, b, f, e, ahead, down, nothing(integers))
+
+    return read
+
+
 @cache
 def levels_kernel(n_fft: int, window: int, dtype: Any, is_field: bool, fixed: bool) -> Any:
     """The kernel that measures each transform's halves."""
@@ -166,8 +218,8 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
     GRID = matrix_layout.GRID
     TURNS, twiddles = matrix.turns, matrix.twiddles(matrix.columns)
     there, back = (line_passes(lines, dtype, twiddles, way) for way in (False, True))
-    of, write_planes = frame_functions(N, 0, dtype, is_field, fixed), planes_writer(dtype)
-    inside, halves, anywhere, rotate = of.inside, of.halves, of.anywhere, butterflies(dtype).rotate
+    read_column = column_reader(frame_functions(N, matrix.window, dtype, is_field, fixed), fixed, R, M * B)
+    write_planes, rotate = planes_writer(dtype), butterflies(dtype).rotate
     Signal, Array, Values = annotation(is_field), ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
 
     @ti.func
@@ -177,24 +229,6 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
         line = m - k * L
         column = part * L + line
         return k + zero, line, ti.min(column, B - 1), column < B
-
-    @ti.func
-    def gather(re: ti.template(), im: ti.template(), x: ti.template(), y: ti.template(), table: ti.template(), own, b, f, n,
-               down: ti.template(), zero):  # fmt: skip
-        """The windowed elements n, n + M B, ... of both halves, one after the other, times `down`."""
-        for q in range(R + zero):  # + 0 keeps LLVM from unrolling it
-            e = n + q * ti.static(M * B)
-            u, v = anywhere(x, y, table, own, b, f, e, e)
-            push(re, im, u * down[0], v * down[1])
-
-    @ti.func
-    def take(re: ti.template(), im: ti.template(), x: ti.template(), y: ti.template(), table: ti.template(), own, b, f,
-             samples, n, down: ti.template()):  # fmt: skip
-        """The same, all at once, of a transform that is inside."""
-        base = n & KNOWN
-        some = ti.static(halves(x, y, table, own, b, f, samples, [[(base, q * M * B)] * 2 for q in range(R)]))
-        for q in ti.static(range(R)):
-            re[q], im[q] = some[q][0] * down[0], some[q][1] * down[1]
 
     @ti.func
     def to_memory(U: ti.template(), sm: ti.template(), table: ti.template(), integers: ti.template(), part, place, t):
@@ -245,10 +279,7 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                 while m < M * L:
                     j, line, column, _ = column_of(m, part, nothing(integers))
                     re, im = ti.static(zeros(R, dtype), zeros(R, dtype))
-                    if inside(own, f):
-                        take(re, im, x, y, table, own, b, f, integers[0], j * B + column, down)
-                    else:
-                        gather(re, im, x, y, table, own, b, f, j * B + column, down, nothing(integers))
+                    read_column(re, im, x, y, table, integers, own, b, f, j * B + column, None, down)
                     there.across(re, im, table, j)
                     there.store(sm, re, im, there.column(j, line), True)
                     m += BLOCK

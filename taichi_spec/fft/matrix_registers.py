@@ -18,9 +18,9 @@ import taichi as ti
 
 from taichi_spec.fft import matrix_layout
 from taichi_spec.fft.butterflies import butterflies, fused_dft
-from taichi_spec.fft.matrix_columns import Integers, frame_functions, nothing, whole_of
+from taichi_spec.fft.matrix_columns import Integers, column_reader, frame_functions, nothing, whole_of
 from taichi_spec.fft.matrix_layout import BLOCK, ROWS, WIDE, Teams
-from taichi_spec.fft.pairs import KNOWN, element, hold, push, zeros
+from taichi_spec.fft.pairs import KNOWN, element, hold, zeros
 from taichi_spec.fft.together import half, planes_writer, read_planes
 from taichi_spec.framing import annotation, framing_of
 
@@ -40,8 +40,7 @@ def register_kernels(teams: Teams, dtype: Any, is_field: bool, fixed: bool) -> S
     N, B, FRAMES = teams.n_fft, teams.layout.n_fft, 1 + fixed
     TASKS, BLOCKS = teams.column_blocks, matrix_layout.GRID * BLOCK // WIDE
     WINDOW, TURNS, FUSED = teams.window, teams.turns, teams.fused
-    of, write_planes, bf = frame_functions(N, WINDOW, dtype, is_field, fixed), planes_writer(dtype), butterflies(dtype)
-    inside, halves, anywhere = of.inside, of.halves, of.anywhere
+    write_planes, bf = planes_writer(dtype), butterflies(dtype)
     Signal, Array, Values = annotation(is_field), ti.types.ndarray(), ti.types.ndarray(dtype=dtype, ndim=1)
 
     @ti.func
@@ -55,27 +54,13 @@ def register_kernels(teams: Teams, dtype: Any, is_field: bool, fixed: bool) -> S
         ahead = j * FRAMES * hop % N
         return ahead, (ahead + hop * ti.static(FRAMES - 1)) % N
 
-    @ti.func
-    def gather(re: ti.template(), im: ti.template(), x: ti.template(), y: ti.template(), table: ti.template(), own, b, f, e,
-               ahead: ti.template(), down: ti.template(), zero):  # fmt: skip
-        """The windowed elements e, e + B, ... of both halves, one after the other, times `down`."""
-        for q in range(ROWS + zero):  # + 0 keeps LLVM from unrolling it
-            u, v = anywhere(x, y, table, own, b, f, turned(e + q * B, ahead[0]), turned(e + q * B, ahead[1]))
-            push(re, im, u * down[0], v * down[1])
-
-    def places_of(e, ahead):
-        """Where they are in both halves, as `halves` takes them."""
-        first = [hold(turned(e + q * B, ahead[0])) for q in range(ROWS)]
-        second = [hold(turned(e + q * B, ahead[1])) for q in range(ROWS)] if fixed else first
-        return [((n, 0), (m, 0)) for n, m in zip(first, second)]
+    read_column = column_reader(frame_functions(N, WINDOW, dtype, is_field, fixed), fixed, ROWS, B, turned)
 
     @ti.func
-    def take(re: ti.template(), im: ti.template(), x: ti.template(), y: ti.template(), table: ti.template(), own, b, f,
-             samples, e, ahead: ti.template(), down: ti.template()):  # fmt: skip
-        """The same, all at once, of a transform that is inside."""
-        some = ti.static(halves(x, y, table, own, b, f, samples, places_of(e, ahead)))
-        for q in ti.static(range(ROWS)):
-            re[q], im[q] = some[q][0] * down[0], some[q][1] * down[1]
+    def share_of(task, t, integers: ti.template()):
+        """A task's run, and which column a thread has of it."""
+        run, part = whole_of(task, TASKS, WIDE)
+        return run, (part + t + nothing(integers)) & KNOWN
 
     @ti.kernel
     def columns(x: Signal, y: Signal, table: Values, integers: Integers, items: Array, levels: Array, U: Values,
@@ -86,8 +71,7 @@ def register_kernels(teams: Teams, dtype: Any, is_field: bool, fixed: bool) -> S
             t, task = i & (WIDE - 1), i // WIDE
             length, hop = integers[8], ti.min(integers[2], N)
             while task * length < count * TASKS:
-                run, part = whole_of(task, TASKS, WIDE)
-                e = (part + t + nothing(integers)) & KNOWN
+                run, e = share_of(task, t, integers)
                 for j in range(length):
                     unit = run * length + j
                     b, f = whole_of(first + unit, integers[5], FRAMES)
@@ -95,10 +79,7 @@ def register_kernels(teams: Teams, dtype: Any, is_field: bool, fixed: bool) -> S
                     down = ti.Vector([levels[first + unit, 5], levels[first + unit, 6]])
                     ahead = turns_of(j, hop)
                     re, im = ti.static(zeros(ROWS, dtype), zeros(ROWS, dtype))
-                    if inside(own, f):
-                        take(re, im, x, y, table, own, b, f, integers[0], e, ahead, down)
-                    else:
-                        gather(re, im, x, y, table, own, b, f, e, ahead, down, nothing(integers))
+                    read_column(re, im, x, y, table, integers, own, b, f, e, ahead, down)
                     bf.dft(re, im, ROWS, 0, 1)
                     for q in ti.static(range(1, ROWS)):
                         at = e + ti.static(TURNS + q * B)
@@ -146,8 +127,7 @@ def register_kernels(teams: Teams, dtype: Any, is_field: bool, fixed: bool) -> S
             t, task = i & (WIDE - 1), i // WIDE
             length, hop = integers[8], ti.min(integers[2], N)
             while task * length < count * TASKS:
-                run, part = whole_of(task, TASKS, WIDE)
-                e = (part + t + nothing(integers)) & KNOWN
+                run, e = share_of(task, t, integers)
                 waiting = ti.static(zeros(ROWS * (3 - FRAMES), dtype))
                 for j in range(length):
                     unit = run * length + j
