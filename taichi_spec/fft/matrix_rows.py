@@ -18,7 +18,7 @@ from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.matrix_columns import Integers, nothing, whole_of
 from taichi_spec.fft.matrix_layout import BLOCK, HEAD, LEVELS, Matrix
 from taichi_spec.fft.matrix_lines import line_passes
-from taichi_spec.fft.pairs import KNOWN, forces_of, measures_of, pair_comparer, two_bins, zeros
+from taichi_spec.fft.pairs import KNOWN, add_distances, forces_of, measures_of, pair_comparer, two_bins, zeros
 from taichi_spec.fft.plan import Plan
 from taichi_spec.fft.together import planes_writer, read_planes
 
@@ -155,10 +155,7 @@ def rows_kernel(matrix: Matrix, dtype: Any, parts: Parts, coefficients: int, fix
             k = k0 + ti.static(q * A * GROUPS)
             z, m = ti.static([zr[q], zi[q]]), ti.static([mr[LAST - 1 - q], mi[LAST - 1 - q]])
             values, low, high = ti.static(two_bins(z, m, goals(ti.min(k, N - k)), scale, fixed, dtype))
-            for j in ti.static(range(C)):
-                found[j] += values[j]
-                if ti.static(fixed):
-                    found[j] += ti.select(second, values[C + j], 0)
+            add_distances(found, values, second)
             if ti.static(gradient):
                 zr[q], zi[q] = low[1], low[0]
                 mr[LAST - 1 - q], mi[LAST - 1 - q] = high[1], high[0]

@@ -18,7 +18,7 @@ from taichi_spec.fft.blocks_transform import transforms
 from taichi_spec.fft.matrix_columns import Integers, nothing, whole_of
 from taichi_spec.fft.matrix_layout import LEVELS, ROWS, Teams
 from taichi_spec.fft.matrix_rows import adder
-from taichi_spec.fft.pairs import KNOWN, forces_of, hold, measures_of, two_bins, zeros
+from taichi_spec.fft.pairs import KNOWN, add_distances, forces_of, hold, measures_of, two_bins, zeros
 from taichi_spec.fft.together import planes_writer, read_planes
 
 
@@ -106,10 +106,8 @@ def team_rows_kernel(teams: Teams, dtype: Any, parts: Parts, coefficients: int, 
 
     @ti.func
     def add(found: ti.template(), values: ti.template(), live, second):
-        for j in ti.static(range(C)):
-            found[j] += ti.select(live, values[j], 0)
-            if ti.static(fixed):
-                found[j] += ti.select(live and second, values[C + j], 0)
+        there = [ti.select(live, value, 0) for value in ti.static(values)]
+        add_distances(found, there, second)
 
     @ti.func
     def row_of(task, which):

@@ -199,6 +199,16 @@ def two_bins(z, m, measure, scale, fixed, dtype):
     )
 
 
+@ti.func
+def add_distances(found: ti.template(), values: ti.template(), second: ti.template()):
+    """found[j] += the distances that `two_bins` found; of two frames, the second one's come last, and count if it is there."""
+    count = ti.static(len(found))
+    for j in ti.static(range(count)):
+        found[j] += values[j]
+        if ti.static(len(values) > count):
+            found[j] += ti.select(second, values[count + j], 0)
+
+
 def pair_comparer(dtype: Any, sums: int, plane: int, fixed: bool, gradient: bool) -> Any:
     """The `ti.func` that compares bins k and N - k, z and m, which lie in shared memory, imaginary parts `plane` further on.
 
@@ -211,10 +221,7 @@ def pair_comparer(dtype: Any, sums: int, plane: int, fixed: bool, gradient: bool
                      m: ti.template(), k: ti.template(), goals: ti.template(), scale: ti.template(),
                      second: ti.template()):  # fmt: skip
         values, low, high = ti.static(two_bins(z, m, goals(k), scale, fixed, dtype))
-        for j in ti.static(range(sums)):
-            found[j] += values[j]
-            if ti.static(fixed):
-                found[j] += ti.select(second, values[sums + j], 0)
+        add_distances(found, values, second)
         if ti.static(gradient):
             twice = ti.select(at == other, ti.cast(2, dtype), ti.cast(1, dtype))
             sm[other], sm[other + plane] = twice * high[1], twice * high[0]
