@@ -1,4 +1,4 @@
-"""The fused pass on a GPU for frames of products of 2, 3, 5 and 7 that fit a block's shared memory.
+"""The fused pass on a GPU for frames of any size that fit a block's shared memory.
 
 A team of threads, a block, walks a run of neighbouring frames, as in `blocks`, which takes the powers of two; but between the
 passes of its transforms a frame lies in shared memory, not in registers, as its radices do not share it out evenly:
@@ -6,6 +6,8 @@ passes of its transforms a frame lies in shared memory, not in registers, as its
     forward     samples, from memory, times the window; the first pass → rows in shared memory; their passes
     between     compares bins; or `frames_compare`, where a loss is more than a sum over whole bins
     back        the rows' passes; the last pass, times the window → a ring of sums that wait; or, if finished, gradients
+
+Of other sizes than products of 2, 3, 5 and 7 either transform is a convolution: see `frames_chirp`.
 
 What runs leave each other, and what is done when all have ended, is that of `blocks_seams`.
 
@@ -30,6 +32,7 @@ from taichi_spec.fft.blocks import BlocksEngine, Pass, in_range
 from taichi_spec.fft.blocks_compare import Room
 from taichi_spec.fft.blocks_layout import LAUNCHED, Head, goal_width, record_of
 from taichi_spec.fft.blocks_seams import seams
+from taichi_spec.fft.frames_chirp import chirp_table, convolution
 from taichi_spec.fft.frames_compare import by_stages
 from taichi_spec.fft.lines import line_table, line_transform, small_dft
 from taichi_spec.fft.pairs import (
@@ -44,7 +47,7 @@ from taichi_spec.fft.pairs import (
     push,
     size,
 )
-from taichi_spec.fft.plan import Plan, is_smooth
+from taichi_spec.fft.plan import Plan, is_smooth, smooth_size
 from taichi_spec.fft.rows import bins_at, rest_of, rows_of
 from taichi_spec.fft.runs import LEAST, Runs
 from taichi_spec.fft.stages import Stages, stages_of
@@ -101,6 +104,21 @@ class Line:
         """How many of a frame's samples the next one sees again."""
         return max(self.n_fft - self.hop, 0)
 
+    @property
+    def points(self) -> int:
+        """Of a transform: as many as of a frame or, of a convolution, more."""
+        return self.plan.n
+
+    @property
+    def chirped(self) -> bool:
+        """Whether transforms are convolutions."""
+        return self.points != self.n_fft
+
+    @property
+    def used(self) -> int:
+        """Rows of the first pass, and the last one, that have samples of the frame."""
+        return -(-self.n_fft // self.plan.spans[0])
+
     @cached_property
     def rest(self) -> Plan:
         """How its rows are transformed after the first pass, or before the last one."""
@@ -114,7 +132,10 @@ class Line:
     @property
     def places(self) -> NDArray[np.int64]:
         """Where the transform leaves each bin  # (N,)"""
-        place, row = bins_at(self.plan, np.arange(self.n_fft))
+        if self.chirped:
+            row, place = np.divmod(np.arange(self.n_fft), self.plan.spans[0])
+        else:
+            place, row = bins_at(self.plan, np.arange(self.n_fft))
         places: NDArray[np.int64] = place + row * self.row
         return places
 
@@ -129,19 +150,22 @@ class Line:
         return max(2 * self.plane + rings * self.n_fft + self.peaks + 2 * cells, self.threads)
 
     def table(self, window: NDArray[Any]) -> NDArray[Any]:
-        """All constants of a frame: the window, then the twiddles."""
-        return np.concatenate([window, line_table(self.plan)])
+        """All constants of a frame: the window, with zeros to the end of a row; the twiddles; what a convolution takes."""
+        window = np.pad(window, (0, self.used * self.plan.spans[0] - self.n_fft))
+        chirp = [chirp_table(self.n_fft, self.plan)] if self.chirped else []
+        return np.concatenate([window, line_table(self.plan), *chirp])
 
 
 def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None, rows: int) -> Any:
-    """The `Line` for a product of 2, 3, 5 and 7, or None where a block has too little shared memory for it.
+    """The `Line` of a frame, or None where a block has too little shared memory for it.
 
     rows: how many numbers a quantity has, where there are stages.
     """
-    if not is_smooth(stft.n_fft) or arch not in ("cuda", "vulkan") or (dtype == ti.f64 and arch == "vulkan"):
+    if arch not in ("cuda", "vulkan") or (dtype == ti.f64 and arch == "vulkan"):
         return None
+    points = stft.n_fft if is_smooth(stft.n_fft) else smooth_size(2 * stft.n_fft - 1)
     threads = 32
-    while threads * POINTS[arch] < stft.n_fft and threads < LARGEST[arch]:
+    while threads * POINTS[arch] < points and threads < LARGEST[arch]:
         threads *= 2
     least = most = blocks_layout.GRID
     if arch == "cuda" and cuda_multiprocessors()[0]:
@@ -151,13 +175,13 @@ def choose(stft: STFT, dtype: Any, arch: str, stages: Stages | None, rows: int) 
     room = None if stages is None else Room.of(stages, stft.n_bins, rows, threads, 8)
     warp = warp_threads(arch) if arch == "vulkan" else 0
     # In one pass it needs as much memory; to find a long frame's plan takes seconds.
-    whole = Plan(stft.n_fft, (stft.n_fft,))
+    whole = Plan(points, (points,))
     line = Line(stft.n_fft, stft.hop_length, threads, whole, 1, arch == "cuda", least, most, warp, room)
     free = shared_bytes(arch) // itemsize(dtype) - line.numbers(2)
     if free < 0:
         return None
     # Room between rows brings nothing on Vulkan, and less memory more teams.
-    plan, row = rows_of(stft.n_fft, threads, free // 2 if arch == "cuda" else 0)
+    plan, row = rows_of(points, threads, free // 2 if arch == "cuda" else 0)
     return replace(line, plan=plan, row=row)
 
 
@@ -188,14 +212,20 @@ def one_pass(this: Pass) -> SimpleNamespace:
     RINGS = SIGNALS if gradient or not totals else 0  # a pass before another one takes no less memory than that
     RING, PEAKS, SHARED = 2 * PLANE, 2 * PLANE + RINGS * N, layout.numbers(RINGS)  # where these begin, and all ends
     WARP = layout.warp
+    USED, CHIRPED, WAYS = layout.used, layout.chirped, 1 + gradient
     LATER = (FRAMES - 1) * H  # how much later a second frame begins
-    SPAN = max(N, H) + LATER  # samples from a transform's first to its last one
+    SPAN = max(USED * M, H) + LATER  # samples from a transform's first to its last one, or to the end of a row
     RECORD, COEFFICIENTS = record_of(layout, SUMS, fixed, gradient), Account.of(terms).coefficients
     HEAD, LENGTHS, Bits = Head.of(gradient), places.end, bits_of(dtype)
     measures, powers = measures_of(parts, fixed, dtype, tuple(map(parts.index, wanted))), power_of_two(dtype)
-    TURNS, ways = N + 2 * (R - 1) * M, (False, True)  # where the rows' twiddles begin; forward and back
-    outer, outer_back = (small_dft(layout.plan, dtype, N, way) for way in ways)
-    forward, backward = (line_transform(layout.rest, dtype, TURNS, way, T, R, ROW, PLANE) for way in ways)
+    TURNS, ways = (
+        USED * M,
+        (False, True),
+    )  # where the twiddles begin, the first pass's before the rows'; forward and back
+    outer, outer_back = (small_dft(layout.plan, dtype, TURNS, way) for way in ways)
+    inner = TURNS + 2 * (R - 1) * M
+    forward, backward = (line_transform(layout.rest, dtype, inner, way, T, R, ROW, PLANE) for way in ways)
+    convolve: Any = convolution(layout.plan, ROW, T, TURNS, dtype) if CHIRPED else None
     write_rows = rows_writer(dtype, adds, M, min(H, N))
     compare_pair = pair_comparer(dtype, SUMS, PLANE, fixed, gradient)
     ends = seams(layout, dtype, terms, wanted, fixed, gradient, totals, edges, cut, adds, LENGTHS)
@@ -256,21 +286,19 @@ def one_pass(this: Pass) -> SimpleNamespace:
                     begin_frame(scale, sm, x, x, table, integers, t, b, f, frames, start, length, whole, inside, zero)
                 else:
                     begin_frame(scale, sm, x, y, table, integers, t, b, f, frames, start, length, whole, inside, zero)
-                forward(sm, table, 0, t)
-                item = b * integers[HEAD.item_stride]
-                rows = [item + ti.min(f + k, frames - 1) * integers[HEAD.frame_stride] for k in ti.static(range(2))]
-                if ti.static(BY_STAGES):
-                    zero = integers[HEAD.zero]
-                    compare_stages(found, sm, zero, t, y, rows, f < frames, f + 1 < frames, scale, factors, table, integers,
-                                   zero)  # fmt: skip
+                if ti.static(CHIRPED):
+                    for way in range(WAYS + zero):  # one program for both
+                        convolve(sm, table, thread + integers[HEAD.zero])
+                        if way == 0:
+                            compare_frame(found, sm, y, table, integers, t, b, f, frames, scale, factors)
                 else:
-                    goals = ti.static(measures(y, *rows, forces_of(factors, scale)))
-                    if f < frames:
-                        compare(found, sm, integers, t, goals, scale, f + 1 < frames)
+                    forward(sm, table, 0, t)
+                    compare_frame(found, sm, y, table, integers, t, b, f, frames, scale, factors)
                 if ti.static(gradient):
                     zero = integers[HEAD.zero]
                     t = thread + zero
-                    backward(sm, table, 0, t)
+                    if ti.static(not CHIRPED):
+                        backward(sm, table, 0, t)
                     last_pass(gs, sm, table, ring, t, b * whole + start, scale, inside, zero)
                     if ti.static(H > N) or not inside:
                         ti.simt.block.sync()
@@ -288,6 +316,21 @@ def one_pass(this: Pass) -> SimpleNamespace:
                 leave_tail(scratch, sm, ring, t, run)
             add_team(found, scratch, sm, t, run)
             turn += integers[HEAD.at_work]
+
+    @ti.func
+    def compare_frame(found: ti.template(), sm: ti.template(), y: ti.template(), table: ti.template(),
+                      integers: ti.template(), t, b, f, frames, scale: ti.template(), factors: ti.template()):  # fmt: skip
+        """Adds this thread's sums to what it has found; the bins in shared memory become the gradients'."""
+        item = b * integers[HEAD.item_stride]
+        rows = [item + ti.min(f + k, frames - 1) * integers[HEAD.frame_stride] for k in ti.static(range(2))]
+        if ti.static(BY_STAGES):
+            zero = integers[HEAD.zero]
+            compare_stages(found, sm, zero, t, y, rows, f < frames, f + 1 < frames, scale, factors, table, integers,
+                           zero)  # fmt: skip
+        else:
+            goals = ti.static(measures(y, *rows, forces_of(factors, scale)))
+            if f < frames:
+                compare(found, sm, integers, t, goals, scale, f + 1 < frames)
 
     @ti.func
     def clear(sm: ti.template(), t):
@@ -324,7 +367,8 @@ def one_pass(this: Pass) -> SimpleNamespace:
                     mine[0], mine[1] = ti.max(mine[0], size(re[q])), ti.max(mine[1], size(im[q]))
                     if ti.static(not fixed):
                         unlike = unlike | (ti.bit_cast(re[q], Bits) ^ ti.bit_cast(im[q], Bits))
-                outer(re, im, table, here, 0)
+                if ti.static(not CHIRPED):
+                    outer(re, im, table, here, 0)
                 for q in ti.static(range(R)):
                     sm[here + ti.static(q * ROW)], sm[here + ti.static(q * ROW + PLANE)] = re[q], im[q]
                 i += T
@@ -339,11 +383,11 @@ def one_pass(this: Pass) -> SimpleNamespace:
         """A DFT's windowed samples, all inside. start: of the frame, in the signal's memory."""
         at = (start + i) & KNOWN_SAMPLE
         samples = ti.static(
-            [(cell(x, is_field, b, at + q * M), cell(other, is_field, b, at + (LATER + q * M))) for q in range(R)]
+            [(cell(x, is_field, b, at + q * M), cell(other, is_field, b, at + (LATER + q * M))) for q in range(USED)]
         )
         there = (i + zero) & KNOWN  # an address of its own
-        weights = [table[there + ti.static(q * M)] for q in ti.static(range(R))]
-        for q in ti.static(range(R)):
+        weights = [table[there + ti.static(q * M)] for q in ti.static(range(USED))]
+        for q in ti.static(range(USED)):
             re[q], im[q] = weights[q] * ti.static(samples)[q][0], weights[q] * ti.static(samples)[q][1]
 
     @ti.func
@@ -355,6 +399,8 @@ def one_pass(this: Pass) -> SimpleNamespace:
             n = i + again + q * M
             u = windowed(x, table, b, start + n, n, f + again < frames, length + again)
             v = windowed(other, table, b, start + LATER + n, n, f + again + FRAMES <= frames, length + again)
+            if ti.static(CHIRPED):
+                u, v = ti.select(n < N, u, 0), ti.select(n < N, v, 0)
             push(re, im, u * down[0], v * down[1])
 
     @ti.func
@@ -449,12 +495,13 @@ def one_pass(this: Pass) -> SimpleNamespace:
             here = (i + zero) & KNOWN
             re = [sm[here + ti.static(q * ROW)] for q in ti.static(range(R))]
             im = [sm[here + ti.static(q * ROW + PLANE)] for q in ti.static(range(R))]
-            outer_back(re, im, table, here, 0)
-            weights = [table[here + ti.static(q * M)] for q in ti.static(range(R))]
-            places = [place(ring, here + ti.static(q * M)) for q in ti.static(range(R))]
+            if ti.static(not CHIRPED):
+                outer_back(re, im, table, here, 0)
+            weights = [table[here + ti.static(q * M)] for q in ti.static(range(USED))]
+            places = [place(ring, here + ti.static(q * M)) for q in ti.static(range(USED))]
             add_up(im, sm, here, weights, places, 0, scale[2])
             if ti.static(fixed):
-                for q in ti.static(range(R)):
+                for q in ti.static(range(USED)):
                     sm[here + ti.static(q * ROW)] = part(re[q], weights[q], scale[3])
             else:
                 add_up(re, sm, here, weights, places, N, scale[3])
@@ -471,13 +518,13 @@ def one_pass(this: Pass) -> SimpleNamespace:
     def add_up(values: ti.template(), sm: ti.template(), i, weights: ti.template(), places: ti.template(),
                plane: ti.template(), scale: ti.template()):  # fmt: skip
         """Windows a DFT's samples of one frame and adds what waits for them; what is not finished waits for more."""
-        for q in ti.static(range(R)):
+        for q in ti.static(range(USED)):
             values[q] = part(values[q], weights[q], scale)
             n = i + ti.static(q * M)
             if ti.static(q * M < OVERLAP):
                 values[q] += ti.select(n < OVERLAP, sm[places[q] + plane], 0)
             if ti.static((q + 1) * M > H):  # noqa: SIM102  known when the kernel is compiled
-                if n >= H:
+                if n >= H and (ti.static((q + 1) * M <= N) or n < N):
                     sm[places[q] + plane] = values[q]
 
     @ti.func

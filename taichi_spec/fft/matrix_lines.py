@@ -16,10 +16,10 @@ from taichi_spec.fft.pairs import KNOWN
 
 
 @cache
-def line_passes(lines: Lines, dtype: Any, twiddles: int, back: bool) -> SimpleNamespace:
+def line_passes(lines: Lines, dtype: Any, twiddles: int, back: bool, threads: int = BLOCK) -> SimpleNamespace:
     """The functions of one way: natural order to reversed or, `back`, the reverse. Both are forward transforms.
 
-    twiddles: where in the table `line_table` begins.
+    twiddles: where in the table `line_table` begins. threads: of a block.
     """
     plan, ROW, STEP, APART, PLANE = lines.plan, lines.row, lines.step, lines.apart, lines.plane
     M, LAST = plan.spans[0], plan.radices[-1]
@@ -88,7 +88,7 @@ def line_passes(lines: Lines, dtype: Any, twiddles: int, back: bool) -> SimpleNa
             for q in ti.static(range(radix)):
                 sm[at + ti.static(q * span * STEP)] = re[q]
                 sm[at + ti.static(q * span * STEP + PLANE)] = im[q]
-            m += BLOCK
+            m += threads
 
     return SimpleNamespace(
         across=across, along=along, column=column, group=group, fetch=fetch, store=store, middle=middle
