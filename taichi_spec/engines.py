@@ -15,7 +15,6 @@ from taichi_spec.fft import blocks, frames, matrix
 from taichi_spec.fft.fused import FusedEngine
 from taichi_spec.fft.lanes import LanesEngine
 from taichi_spec.fft.memory import MemoryDFT
-from taichi_spec.fft.stages import stages_of
 from taichi_spec.resolutions import Items, Resolution, array_of, check_resolutions
 from taichi_spec.runtime import arch_name, bounds_checked
 from taichi_spec.several import sum_of
@@ -208,8 +207,8 @@ def _fused_engine(
         return blocks.BlocksEngine(*signals, *ways, lengths)
     if frames.supports(*sizes, *ways):
         return frames.FramesEngine(*signals, *ways, lengths)
-    if stages_of(terms, *ways) is None and matrix.supports(*sizes):
-        return matrix.MatrixEngine(*signals, lengths, options.scratch_bytes)
+    if matrix.supports(*sizes, *ways):
+        return matrix.MatrixEngine(*signals, *ways, lengths, options.scratch_bytes)
     return None
 
 

@@ -28,7 +28,7 @@ class Chirped:
     """`FramesEngine` with convolutions, whatever the size."""
 
 
-ENGINES = [BlocksEngine, FramesEngine, Chirped, MatrixEngine]
+ENGINES = [BlocksEngine, FramesEngine, MatrixEngine]
 
 
 @pytest.fixture(autouse=True, params=ENGINES, ids=lambda kind: kind.__name__)
@@ -62,7 +62,7 @@ def small(scale):
 
 
 with_teams = pytest.mark.parametrize(
-    "kind", [*ENGINES, Teams], indirect=True, ids=lambda kind: kind.__name__
+    "kind", [*ENGINES, Chirped, Teams], indirect=True, ids=lambda kind: kind.__name__
 )  # for tests that take `scale` or `small`
 
 

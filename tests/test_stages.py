@@ -20,8 +20,11 @@ from support import (
     signals,
 )
 from taichi_spec import functional, runtime
+from taichi_spec.engines import Options, make_engine
+from taichi_spec.fft import matrix, matrix_layout, matrix_stages
 from taichi_spec.fft.blocks import BlocksEngine
 from taichi_spec.fft.lanes import LanesEngine
+from taichi_spec.fft.matrix import MatrixEngine
 from taichi_spec.several import FusedSum
 
 STFTS = [ts.STFT(64), ts.STFT(64, 15, center=True), ts.STFT(128, 200, 100, center=True, pad_mode="constant")]
@@ -37,23 +40,31 @@ PHASE = [ts.Complex(p=1), ts.Magnitude(p=1), ts.Complex(p=2, weight=0.2), ts.Pow
 
 
 @pytest.fixture(autouse=True)
-def in_shared_memory(request, gpu_engines, restarted, monkeypatch):
-    """On a GPU the engine for powers of two or, with a parameter that says so, the one for other sizes."""
-    if getattr(request, "param", False):
-        if restarted == "cpu":
-            pytest.skip("cpu has one engine for all sizes")
-        monkeypatch.setattr("taichi_spec.fft.blocks.supports", lambda *sizes: False)
+def frames_lie(request, gpu_engines, restarted, monkeypatch):
+    """On a GPU in registers, where that is possible, or in what a parameter says: each engine takes what others leave."""
+    where = getattr(request, "param", "")
+    if where and restarted == "cpu":
+        pytest.skip("cpu has one engine for all sizes")
+    for before in {"": (), "in_shared_memory": ("blocks",), "in_memory": ("blocks", "frames")}[where]:
+        monkeypatch.setattr(f"taichi_spec.fft.{before}.supports", lambda *sizes: False)
+    monkeypatch.setattr(matrix_layout, "GRID", 32)  # so few blocks that each has several lines, or frames
+    monkeypatch.setattr(matrix_layout, "FRAMES_AT_WORK", 16)
+    if runtime.in_software(restarted):  # which takes its time for each thread that waits
+        monkeypatch.setattr(matrix_stages, "THREADS", 32)
+    in_teams = MatrixEngine if where == "in_memory" else BlocksEngine
+    monkeypatch.setattr(is_fused, "kind", LanesEngine if restarted == "cpu" else in_teams, raising=False)
     functional._recent.clear()  # engines of other tests
 
 
-both_engines = pytest.mark.parametrize("in_shared_memory", [False, True], indirect=True, ids=["", "in_shared_memory"])
+both_teams = pytest.mark.parametrize("frames_lie", ["", "in_shared_memory"], indirect=True)
+every_engine = pytest.mark.parametrize("frames_lie", ["", "in_shared_memory", "in_memory"], indirect=True)
 
 
 def is_fused(engine=None):
     """Whether the most recent call, or this engine's, is done by the engines under test."""
     engine = engine or next(reversed(functional._recent.values())).engine
-    kind = LanesEngine if runtime.arch_name() == "cpu" else BlocksEngine
-    return all(isinstance(each, kind) for each in (engine.engines if isinstance(engine, FusedSum) else [engine]))
+    every = engine.engines if isinstance(engine, FusedSum) else [engine]
+    return all(isinstance(each, is_fused.kind) for each in every)
 
 
 def float64_or_skip():
@@ -84,7 +95,7 @@ def check(x, y, stft, terms, item_weights=None, **options):
     assert_items_agree(result, expected, weights, TOLERANCE[x.dtype.type], TOLERANCE[x.dtype.type])
 
 
-@both_engines
+@both_teams
 @pytest.mark.parametrize("stft", STFTS, ids=str)
 def test_pitch_and_level(stft):
     for dtype in dtypes():
@@ -118,7 +129,7 @@ def test_bands_of_a_mixture(n_fft):
     check(x, y, stft, MIXED, bands=bands(stft.n_bins), bin_weights=bin_weights(stft.n_bins))
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("stft", STFTS[1:], ids=str)
 def test_terms_on_spectra(stft):
     for dtype in dtypes():
@@ -156,7 +167,7 @@ def test_what_moves_silence(terms):
     check(x, y, STFTS[0], PHASE)
 
 
-@both_engines
+@every_engine
 def test_the_targets_direction_of_bands():
     x, y = signals(18, 2, 400, dtype=dtypes()[0])
     x[0] = 0
@@ -171,19 +182,31 @@ CUT = [*STFTS[:2], ts.STFT(64, 15, pad_end=True), ts.STFT(64, 100, center=True)]
 
 
 @pytest.mark.parametrize(
-    "stft,terms", [(CUT[0], [ts.Magnitude()]), (CUT[1], [ts.Magnitude()]), (CUT[2], SMOOTH), (CUT[3], PHASE)]
+    "frames_lie,stft,terms,scratch_bytes",
+    [
+        ("", CUT[0], [ts.Magnitude()], 2**28),
+        ("", CUT[1], [ts.Magnitude()], 2**28),
+        ("", CUT[2], SMOOTH, 2**28),
+        ("", CUT[3], PHASE, 2**28),
+        ("in_memory", CUT[2], SMOOTH, 2**17),  # in several chunks
+        ("in_memory", CUT[3], PHASE, 2**17),
+    ],
+    indirect=["frames_lie"],
 )
-def test_items_are_cut_to_their_lengths(stft, terms):
+def test_items_are_cut_to_their_lengths(stft, terms, scratch_bytes):
     """Short items have segments without frames, and whatever lies in memory and beyond an item does not count."""
     dtype = dtypes()[0]
     x, y = signals(19, len(LENGTHS), max(LENGTHS), dtype=dtype)
     for item, length in enumerate(LENGTHS):
         x[item, length:], y[item, length:] = np.nan, np.nan
-    options = dict(stft=stft, terms=terms, lengths=LENGTHS, reduction="none", check_finite=False)
+    options = dict(stft=stft, terms=terms, lengths=LENGTHS, reduction="none", check_finite=False,
+                   scratch_bytes=scratch_bytes)  # fmt: skip
     values, grads = ts.value_and_grad(x, y, wrt="both", **options)
     assert is_fused()
     evaluation = next(reversed(functional._recent.values()))
-    left_over = [value for name, value in vars(evaluation.engine).items() if name in ("scratch", "halo", "edge")]
+    engine = evaluation.engine
+    kept = {**vars(engine), **(vars(engine.stages) if isinstance(engine, MatrixEngine) else {})}
+    left_over = [kept[name] for name in ("scratch", "halo", "edge", "work", "bins", "cells") if name in kept]
     assert left_over
     for used in (*left_over, evaluation.grad_x, evaluation.grad_y):
         used.fill(np.nan)
@@ -219,7 +242,7 @@ def test_several_resolutions_add_up_at_edges_and_ends():
             assert not grad[item, length:].any()
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("banded", [False, True])
 def test_finite_differences(banded):
     float64_or_skip()
@@ -235,7 +258,7 @@ def test_finite_differences(banded):
     assert np.sum(grad_y * d) == pytest.approx(along_y, rel=1e-7)
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("kind", ["signal", "(K,)", "(B, K, F)"])
 def test_fixed_target(kind):
     """An odd number of frames, too: the last step of a segment has one instead of two."""
@@ -253,12 +276,12 @@ def test_fixed_target(kind):
     assert error(grad, expected[1]) < TOLERANCE[dtype]
 
 
-@both_engines
+@every_engine
 def test_silence():
     check_silence(check, STFTS[0], PITCH, seed=7)
 
 
-@both_engines
+@both_teams
 @pytest.mark.parametrize("level", [1e-6, 1e-3, 1e5])
 def test_one_signal_is_quieter_by_far(level):
     """Transport's gradient is the steeper the quieter the signal: neither spoils the other in their one transform."""
@@ -279,13 +302,13 @@ def test_equal_frames_are_at_distance_zero():
             assert grads[0][1].any() and grads[1][1].any()
 
 
-@both_engines
+@every_engine
 def test_equal_frames_among_others():
     check_equal_frames(STFTS[1], MIXED, bin_weights=bin_weights(STFTS[1].n_bins))
     assert is_fused()
 
 
-@both_engines
+@both_teams
 def test_the_first_of_equal_largest_bins_moves_the_floor():
     """Half an impulse half a frame after a whole one: the even bins are 1.5 and the odd ones 0.5, exactly."""
     stft = ts.STFT(64, 64, window="boxcar")
@@ -300,7 +323,7 @@ def test_the_first_of_equal_largest_bins_moves_the_floor():
     assert error(grad, expected[1]) < TOLERANCE[dtype]
 
 
-@both_engines
+@every_engine
 def test_same_bits():
     """Long enough for several segments of several runs."""
     x, y = signals(11, 3, 20_000, dtype=np.float32)
@@ -311,6 +334,27 @@ def test_same_bits():
         again, again_grads = ts.value_and_grad(x.copy(), y.copy(), **options)
         assert np.array_equal(again, values)
         assert np.array_equal(again_grads, grads)
+
+
+@pytest.mark.parametrize("frames_lie", ["in_memory"], indirect=True)
+def test_a_second_engine_of_the_same_sizes_compiles_nothing():
+    """Nor does one of other weights and another length."""
+    options = [Options.check(STFTS[0], PITCH, bin_weights=bin_weights(33) + shift) for shift in (0, 1)]
+    kernels = (
+        matrix.column_kernels,
+        matrix.row_kernels,
+        matrix.stages_kernel,
+        matrix.gather_kernel,
+        matrix.sums_kernels,
+    )
+    misses = []
+    for some, length in ((options[0], 400), (options[0], 400), (options[1], 900)):
+        x, y, grad_x, grad_y = (ti.ndarray(ti.f32, (2, length)) for _ in range(4))
+        engine = make_engine(some, ti.f32, False, 2, length, None)
+        engine.value_and_grad(x, y, ti.ndarray(ti.f32, 2), grad_x, grad_y)
+        assert is_fused(engine)
+        misses.append([kernel.cache_info().misses for kernel in kernels])
+    assert misses[0] == misses[1] == misses[2]
 
 
 def test_several_resolutions_of_fields_on_a_tape():

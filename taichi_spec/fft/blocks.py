@@ -605,7 +605,11 @@ def one_pass(this: Pass) -> SimpleNamespace:
                 put(gs, scratch, integers, b, start + frame * H + n, length, whole, nothing)
                 n += T
 
-    tools = SimpleNamespace(store=store, fetch=fetch, sync=sync, power_of_two=power_of_two(dtype),
+    @ti.func
+    def sync_for(sm: ti.template()):
+        sync()
+
+    tools = SimpleNamespace(long=False, store=store, fetch=fetch, sync=sync_for, power_of_two=power_of_two(dtype),
                             lend_mirrors=of_bins.lend_mirrors, take_mirrors=of_bins.take_mirrors)  # fmt: skip
     compare: Any = None
     if stages is not None:

@@ -136,13 +136,14 @@ def stage_functions(n_fft: int, dtype: Any, parts: Parts, fixed: bool, gradient:
         stages: how quantities are made.
         room: where they lie.
         places: where the bands' matrix lies in the kernel's tables.
-        tools: functions for shared memory.
+        tools: functions for shared memory; and whether frames are `long`, so that a band has many bins.
 
     measure_bin: from spectra to amplitudes; compare_quantities: from these to sums and slopes; gradients_of: from slopes to a
     bin's gradients; scale_gradients: what brings both halves' to about 1.
     """
     T, ROWS = room.threads, room.rows
     GROUP, LOG_GROUP, LIST = room.group, room.group.bit_length() - 1, room.list
+    SHARE = GROUP if tools.long else 1  # threads that have a band together
     CHUNK = -(-ROWS // T)  # neighbours that a thread takes on their way along the frequency axis
     TINY = 1e-36 if dtype == ti.f32 else 1e-288  # only keeps 1 / sqrt finite
     AXIS = 2 * ROWS if stages.banded else n_fft  # steps of the frequency axis in a cycle per sample
@@ -157,8 +158,8 @@ def stage_functions(n_fft: int, dtype: Any, parts: Parts, fixed: bool, gradient:
 
     # ---- a team's sums and maxima -----------------------------------------------------------------------------------
 
-    def over_team(combine: Callable[..., Any]) -> Any:
-        """A `ti.func` from two numbers of each thread to the same two for all: both combined, in a fixed order."""
+    def list_combiner(combine: Callable[..., Any]) -> Any:
+        """A `ti.func` that combines some cells, in order."""
 
         @ti.func
         def over_list(sm: ti.template(), first, count, zero):
@@ -168,16 +169,22 @@ def stage_functions(n_fft: int, dtype: Any, parts: Parts, fixed: bool, gradient:
                 x, y = combine(x, p), combine(y, q)
             return x, y
 
+        return over_list
+
+    def over_team(combine: Callable[..., Any]) -> Any:
+        """A `ti.func` from two numbers of each thread to the same two for all: both combined, in a fixed order."""
+        over_list = list_combiner(combine)
+
         @ti.func
         def over(a: ti.template(), b: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
                  zero: ti.template()):  # fmt: skip
             at = team + LIST
             store(sm, at + t, a, b)
-            sync()
+            sync(sm)
             x, y = over_list(sm, at + (t & ti.static(-GROUP)), GROUP, zero)
             if t & ti.static(GROUP - 1) == 0:
                 store(sm, at + T + (t >> LOG_GROUP), x, y)
-            sync()
+            sync(sm)
             x, y = over_list(sm, at + T, ti.static(T // GROUP), zero)
             return x, y
 
@@ -187,14 +194,30 @@ def stage_functions(n_fft: int, dtype: Any, parts: Parts, fixed: bool, gradient:
     def plus(a, b):
         return a + b
 
-    total_of, largest_of, least_of = over_team(plus), over_team(ti.max), over_team(ti.min)
+    total_of, largest_of, least_of, sum_of_list = (
+        over_team(plus),
+        over_team(ti.max),
+        over_team(ti.min),
+        list_combiner(plus),
+    )
+
+    @ti.func
+    def sums_of_groups(values: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
+                       zero: ti.template()):  # fmt: skip
+        """Numbers in pairs: each becomes its sum over the threads of a group."""
+        at = team + LIST
+        for i in ti.static(range(0, len(values), 2)):
+            sync(sm)  # until all have read what was in the list
+            store(sm, at + t, values[i], values[i + 1])
+            sync(sm)
+            values[i], values[i + 1] = sum_of_list(sm, at + (t & ti.static(-GROUP)), GROUP, zero)
 
     @ti.func
     def sum_above(value: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(), zero: ti.template()):
         """The sum of the values of all threads above t."""
         at, mine = team + LIST, t >> LOG_GROUP
         store(sm, at + t, value, value)
-        sync()
+        sync(sm)
         whole, above = ti.cast(0, dtype), ti.cast(0, dtype)
         for e in range(GROUP + zero):
             u = (t | ti.static(GROUP - 1)) - e
@@ -203,7 +226,7 @@ def stage_functions(n_fft: int, dtype: Any, parts: Parts, fixed: bool, gradient:
             above += ti.select(u > t, v, 0)
         if t & ti.static(GROUP - 1) == 0:
             store(sm, at + T + mine, whole, whole)
-        sync()
+        sync(sm)
         groups_above = ti.cast(0, dtype)
         for e in range(ti.static(T // GROUP) + zero):
             group = ti.static(T // GROUP - 1) - e
@@ -236,13 +259,15 @@ def stage_functions(n_fft: int, dtype: Any, parts: Parts, fixed: bool, gradient:
 
     @ti.func
     def to_bands(sm: ti.template(), team: ti.template(), t: ti.template(), table: ti.template(),
-                 integers: ti.template()):  # fmt: skip
+                 integers: ti.template(), zero: ti.template()):  # fmt: skip
         """A[j] = Σ_k M[j, k] |w X|, or of the squares, for every quantity."""
-        sync()
-        j = t
-        while j < ROWS:
+        sync(sm)
+        first = 0
+        while first < ROWS:  # as often in each thread
+            j = first + t // SHARE
             sums = [ti.cast(0, dtype) for _ in ti.static(range(2 * len(groups)))]
-            e, end = integers[BANDS + j], integers[BANDS + 1 + j]
+            band = ti.min(j, ROWS - 1)
+            e, end = integers[BANDS + band] + t % SHARE, integers[BANDS + 1 + band]
             while e < end:
                 a, b = fetch(sm, team + integers[ti.static(BANDS + ROWS + 1) + e])
                 for i in ti.static(range(len(groups))):
@@ -252,10 +277,13 @@ def stage_functions(n_fft: int, dtype: Any, parts: Parts, fixed: bool, gradient:
                     else:
                         sums[2 * i] += table[ROW_ENTRIES + e] * a
                         sums[2 * i + 1] += table[ROW_ENTRIES + e] * b
-                e += 1
-            for i in ti.static(range(len(groups))):
-                store(sm, team + ti.static(room.values(i)) + j, sums[2 * i], sums[2 * i + 1])
-            j += T
+                e += SHARE
+            if ti.static(SHARE > 1):
+                sums_of_groups(sums, sm, team, t, zero)
+            if j < ROWS and t % SHARE == 0:
+                for i in ti.static(range(len(groups))):
+                    store(sm, team + ti.static(room.values(i)) + j, sums[2 * i], sums[2 * i + 1])
+            first += ti.static(T // SHARE)
 
     # ---- quantities to sums and slopes -----------------------------------------------------------------------------
 
@@ -397,13 +425,13 @@ def stage_functions(n_fft: int, dtype: Any, parts: Parts, fixed: bool, gradient:
     def transports(group: ti.template(), sums: ti.template(), sm: ti.template(), team: ti.template(),
                    t: ti.template(), goal: ti.template(), goals: ti.template(), second: ti.template(),
                    factors: ti.template(), zero: ti.template()):  # fmt: skip
-        sync()  # neighbours have been measured by other threads
+        sync(sm)  # neighbours have been measured by other threads
         for j in ti.static(group.transports):
             for side in range(ti.static(2 if fixed else 1) + zero):
                 row = ti.select(side == 0, goals[0], goals[1]) + ti.static(group.goal)
                 value = transport(j, group, side, sm, team, t, goal, row, factors[j], zero)
                 sums[j] += ti.select(side == 0 or second, value, 0)
-        sync()
+        sync(sm)
 
     @ti.func
     def compare_quantities(sums: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
@@ -412,13 +440,15 @@ def stage_functions(n_fft: int, dtype: Any, parts: Parts, fixed: bool, gradient:
         """Adds this thread's distances to its sums; slopes ← theirs."""
         if ti.static(len(stages.quantities) > 0):
             if ti.static(banded):
-                to_bands(sm, team, t, table, integers)
+                to_bands(sm, team, t, table, integers, zero)
+                if ti.static(SHARE > 1):
+                    sync(sm)  # one thread of a group has written what another one compares
             for group in ti.static(groups):
                 compare_bins(group, sums, sm, team, t, goal, goals, second, factors)
                 if ti.static(len(group.transports) > 0):
                     transports(group, sums, sm, team, t, goal, goals, second, factors, zero)
             if ti.static(banded):
-                sync()  # until all slopes are there
+                sync(sm)  # until all slopes are there
 
     # ---- slopes to spectra -----------------------------------------------------------------------------------------
 
@@ -581,7 +611,7 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
                 for m in ti.static(range(AT_ONCE)):
                     measure_bin(k + ti.static(T * m), *done[m], sm, team, scale, table)
             advance(re, im, done)
-        sync()  # until all mirrors have been read
+        sync(sm)  # until all mirrors have been read
         if t == 0:
             if ti.static(not fixed):
                 middle[1] = ti.select(equal, middle[0], middle[1])
@@ -636,7 +666,7 @@ def by_stages(n_fft: int, points: int, dtype: Any, parts: Parts, fixed: bool, gr
             advance(re, im, ti.static(packed(re, im, sm, mirrors, k, by_x, by_y)))
         if t == 0:
             store(sm, team + ti.static((HALF - 1) * T), 2 * by_y * middle[1], 2 * by_x * middle[0])
-        sync()
+        sync(sm)
         tools.take_mirrors(re, im, sm, team, t)
 
     @ti.func

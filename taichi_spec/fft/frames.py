@@ -245,9 +245,25 @@ def one_pass(this: Pass) -> SimpleNamespace:
         def fetch(sm: ti.template(), cell):
             return sm[CELLS + cell], sm[CELLS + HALF + cell]
 
-        tools = SimpleNamespace(store=store, fetch=fetch, sync=ti.simt.block.sync, power_of_two=powers)
-        compare_stages = by_stages(N, PLANE, POSITIONS, dtype, parts, fixed, gradient, stages, layout.room, places,
-                                   tools)  # fmt: skip
+        @ti.func
+        def bin_place(integers: ti.template(), k):
+            return integers[POSITIONS + k]
+
+        @ti.func
+        def read(sm: ti.template(), at):
+            return sm[at], sm[at + PLANE]
+
+        @ti.func
+        def write(sm: ti.template(), at, re, im):
+            sm[at], sm[at + PLANE] = re, im
+
+        @ti.func
+        def sync(sm: ti.template()):
+            ti.simt.block.sync()
+
+        tools = SimpleNamespace(long=False, store=store, fetch=fetch, place=bin_place, read=read, write=write, sync=sync,
+                                power_of_two=powers)  # fmt: skip
+        compare_stages = by_stages(N, dtype, parts, fixed, gradient, stages, layout.room, places, tools)
 
     @ti.func
     def threads(integers: ti.template()):

@@ -15,6 +15,9 @@ real and the imaginary part exchanged, so that it is the same transform.
 Frames of 8,192 to 32,768 points, a power of two, in float32 have 16 rows. A thread has a column in registers, and adds up a
 run of frames there before it writes their gradients (`matrix_registers`); a team of threads has a row (`matrix_teams`).
 
+Where a loss is more than a sum over whole bins, rows are transformed there, compared and transformed back by a kernel each:
+see `matrix_stages`.
+
 Of other frames a line (a column or a row) is transformed in shared memory, in place: its elements end in the digit-reversed
 order of its `Plan` and the way back takes them from there, so nothing is ever sorted. Its first pass takes it from memory to
 registers, its last one from registers to memory; a block has several lines of a frame, so that both meet memory in
@@ -37,13 +40,16 @@ from numpy.typing import NDArray
 from taichi_spec.arrays import MAX_INDEX, itemsize, new_array, upload, upload_integers
 from taichi_spec.bins import Account, Parts, columns_of, finish_function
 from taichi_spec.fft import matrix_layout
+from taichi_spec.fft.blocks_layout import goal_width
 from taichi_spec.fft.fused import GPUEngine, run_sums
 from taichi_spec.fft.matrix_columns import Integers, column_kernels, levels_kernel
-from taichi_spec.fft.matrix_layout import BLOCK, LEVELS, LONGEST_RUN, Teams, choose
+from taichi_spec.fft.matrix_layout import BLOCK, LEVELS, LONGEST_RUN, Matrix, Teams, choose
 from taichi_spec.fft.matrix_registers import place_of, register_kernels
 from taichi_spec.fft.matrix_rows import rows_kernel
+from taichi_spec.fft.matrix_stages import FrameStages, row_kernels, stages_kernel
 from taichi_spec.fft.matrix_teams import team_rows_kernel
 from taichi_spec.fft.pairs import MAX_KNOWN
+from taichi_spec.fft.stages import stages_of
 from taichi_spec.fft.together import half
 from taichi_spec.framing import IMAGES, framing, framing_of, item_sizes, touched
 from taichi_spec.launch import Launch
@@ -161,19 +167,27 @@ def sums_kernels(tasks: int, dtype: Any, terms: tuple[Term, ...], parts: Parts, 
     return SimpleNamespace(over_rows=over_rows, over_frames=over_frames)
 
 
-def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Term, ...], fixed: Any = None) -> bool:
+def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Term, ...], fixed: Any = None,
+             bands: Any = None, bin_weights: Any = None, toward_target: bool = False) -> bool:  # fmt: skip
     """Whether `MatrixEngine` can do this on this device, and no index leaves its range. Arguments: as it takes them."""
     if arch_name() not in ("cuda", "vulkan") or (dtype == ti.f64 and arch_name() == "vulkan"):
         return False
     sums = columns_of(terms)[-1]
-    matrix = choose(stft.n_fft, dtype, sums)
+    stages = stages_of(terms, bands, bin_weights, toward_target)
+    matrix = choose(stft.n_fft, dtype, sums, stages is not None)
     if matrix is None or sums > MOST_SUMS:
         return False
     lacking = LONGEST_RUN - 1 if isinstance(matrix, Teams) else 0  # transforms of an item's last run, at most
     units = batch * (-(-stft.n_frames(n_samples) // (1 if fixed is None else 2)) + lacking)
     numbers = units * max(LEVELS, matrix.tasks(dtype, sums) * sums)
-    target = 0 if fixed is None else prod(fixed.shape[:2]) * matrix.goals
+    width = matrix.goals if stages is None else goal_width(_rows(stft, bands), stft.n_bins, stages)
+    target = 0 if fixed is None else prod(fixed.shape[:2]) * width
     return max(numbers, target) <= MAX_INDEX and batch * n_samples <= MAX_KNOWN
+
+
+def _rows(stft: STFT, bands: Any) -> int:
+    """How many numbers a quantity has."""
+    return stft.n_bins if bands is None else len(bands)
 
 
 class MatrixEngine(GPUEngine):
@@ -186,31 +200,43 @@ class MatrixEngine(GPUEngine):
         batch, n_samples: B and T.
         terms: what is summed over bins.
         weights: what each term of each item is multiplied by  # (B, terms)
-        fixed: the target's magnitudes  # (B or 1, F or 1, K), or None if the target is a signal.
+        fixed, bands, bin_weights, toward_target: as `BlocksEngine`'s.
         lengths: samples of each item, T by default; nothing beyond is read.
         scratch_bytes: the most memory that a chunk may take.
     """
 
     def __init__(self, stft: STFT, dtype: Any, is_field: bool, batch: int, n_samples: int,
                  terms: tuple[Term, ...], weights: NDArray[np.float64], fixed: NDArray[Any] | None,
+                 bands: NDArray[np.float64] | None, bin_weights: NDArray[np.float64] | None, toward_target: bool,
                  lengths: tuple[int, ...] | None, scratch_bytes: int) -> None:  # fmt: skip
         super().__init__(dtype, is_field, batch, n_samples, terms, weights, fixed is not None)
-        matrix = choose(stft.n_fft, dtype, columns_of(terms)[-1])
+        stages = stages_of(terms, bands, bin_weights, toward_target)
+        matrix = choose(stft.n_fft, dtype, columns_of(terms)[-1], stages is not None)
         assert matrix is not None  # as `supports` said
         self.matrix, self.stft, pack = matrix, stft, 1 + self.fixed
         self.lengths = lengths or (n_samples,) * batch
-        most = max(1, min(scratch_bytes // (2 * itemsize(dtype)), MOST_POINTS) // stft.n_fft)  # transforms of a chunk
+        self.stages: FrameStages | None = None
+        if isinstance(matrix, Matrix) and stages is not None:
+            self.stages = FrameStages(matrix, stft, dtype, stages, bands, bin_weights)
+        numbers = 2 * stft.n_fft + (self.stages.numbers_of_a_frame if self.stages else 0)
+        most = max(
+            1, min(scratch_bytes // (numbers * itemsize(dtype)), MOST_POINTS // stft.n_fft)
+        )  # transforms of a chunk
         self.run, self.units = self._runs(-(-stft.n_frames(n_samples) // pack), most)
         units = batch * self.units
         runs, most = units // self.run, max(1, most // self.run)
         self.chunk = -(-runs // -(-runs // most)) * self.run
         self.work = new_array(dtype, 2 * self.chunk * stft.n_fft)  # real parts, then imaginary parts
         self.levels = new_array(dtype, (units, LEVELS))
-        self.table = upload(matrix.table(stft.window_table), dtype)
-        whole, strides = framing(stft, n_samples), self._keep_goal(None if fixed is None else matrix.goals_of(fixed))
+        if self.stages:
+            self.stages.make_room(self.chunk)
+        goals_of = self.stages.goals_of if self.stages else matrix.goals_of
+        whole, strides = framing(stft, n_samples), self._keep_goal(None if fixed is None else goals_of(fixed))
         head = (n_samples, whole.n_fft, whole.hop, whole.pad, whole.reflect, self.units, *strides, self.run,
                 matrix.at_work(self.chunk, self.fixed), 0)  # fmt: skip
-        self.integers = upload_integers(np.concatenate([head, matrix.places(dtype)]))
+        behind = (self.stages.numbers, self.stages.integers) if self.stages else ((), ())
+        self.table = upload(np.concatenate([matrix.table(stft.window_table), behind[0]]), dtype)
+        self.integers = upload_integers(np.concatenate([head, matrix.places(dtype), behind[1]]))
         self.items = item_sizes(stft, self.lengths)  # (B, 2)
         self._prepare_to_gather(whole)
 
@@ -247,25 +273,22 @@ class MatrixEngine(GPUEngine):
         return length, runs * length
 
     def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
-        units, backward, tasks = self.batch * self.units, grad_x is not None, self.matrix.tasks(self.dtype, len(parts))
+        units, backward = self.batch * self.units, grad_x is not None
+        tasks = 1 if self.stages else self.matrix.tasks(self.dtype, len(parts))
         partial = new_array(self.dtype, units * tasks * len(parts))
         totals = new_array(self.dtype, units * len(parts))
         measure = levels_kernel(self.matrix.n_fft, self.matrix.window, self.dtype, self.is_field, self.fixed)
-        columns, rows = self._lines_kernels(parts, backward)
+        columns = self._columns()
         sums = sums_kernels(tasks, self.dtype, self.terms, parts, adds)
         signals = ("x", "x" if self.fixed else "y", self.table, self.integers, self.items, self.levels)
-        goal = self.goal if self.fixed else self.table  # one that is not read
-        second = self.levels if grad_y is None else grad_y  # likewise
+        second = self.levels if grad_y is None else grad_y  # one that is not written
         launches = [Launch(measure, (*signals, units))]
         end = self.batch * self.n_samples
         fresh = end if adds else 0  # from which sample on nothing is in the gradients
         for first in range(0, units, self.chunk):
             part = first, min(self.chunk, units - first)
-            launches += [
-                Launch(columns.columns, (*signals, self.work, *part)),
-                Launch(rows, (self.work, goal, self.table, self.integers, self.items, self.levels, self.account,
-                              partial, *part)),
-            ]  # fmt: skip
+            launches.append(Launch(columns.columns, (*signals, self.work, *part)))
+            launches += self._rows(parts, backward, partial, part)
             if backward:
                 low, high = self._touched(*part)
                 if not adds:  # what no frame touches belongs to the chunk before it
@@ -283,13 +306,28 @@ class MatrixEngine(GPUEngine):
             Launch(sums.over_frames, (totals, self.integers, self.account, total)),
         ]
 
-    def _lines_kernels(self, parts: Parts, backward: bool) -> tuple[SimpleNamespace, Any]:
-        """Those of columns and of rows."""
-        matrix, of_columns = self.matrix, (self.dtype, self.is_field, self.fixed)
-        of_rows = self.dtype, parts, self.at.coefficients, self.fixed, backward
-        if isinstance(matrix, Teams):
-            return register_kernels(matrix, *of_columns), team_rows_kernel(matrix, *of_rows)
-        return column_kernels(matrix, *of_columns), rows_kernel(matrix, *of_rows)
+    def _columns(self) -> SimpleNamespace:
+        """The kernels of columns."""
+        kinds = self.dtype, self.is_field, self.fixed
+        if isinstance(self.matrix, Teams):
+            return register_kernels(self.matrix, *kinds)
+        return column_kernels(self.matrix, *kinds, self.stages is not None)
+
+    def _rows(self, parts: Parts, backward: bool, partial: Any, part: tuple[int, int]) -> list[Launch]:
+        """What is done to a chunk's rows, the comparison in it. part: its first transform, and how many it has."""
+        goal = self.goal if self.fixed else self.table  # one that is not read
+        tables = self.table, self.integers
+        others = goal, *tables, self.items, self.levels, self.account, partial
+        kinds = self.dtype, parts, self.at.coefficients, self.fixed, backward
+        if isinstance(self.matrix, Teams):
+            return [Launch(team_rows_kernel(self.matrix, *kinds), (self.work, *others, *part))]
+        if self.stages is None:
+            return [Launch(rows_kernel(self.matrix, *kinds), (self.work, *others, *part))]
+        of = self.stages
+        rows, transformed = row_kernels(self.matrix, of.rows, self.dtype), (self.work, of.bins, *tables, part[1])
+        kernel = stages_kernel(self.matrix.n_fft, *kinds, *of.kinds)
+        compare = Launch(kernel, (of.bins, *others, of.cells, of.fences, *part))
+        return [Launch(rows.there, transformed), compare, *([Launch(rows.back, transformed)] if backward else [])]
 
     def _touched(self, first: int, count: int) -> tuple[int, int]:
         """The samples that a chunk's frames read, of all items in a row, from the first one to the one after the last."""

@@ -208,8 +208,11 @@ def levels_kernel(n_fft: int, window: int, dtype: Any, is_field: bool, fixed: bo
 
 
 @cache
-def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> SimpleNamespace:
-    """The kernels before the rows' and after them. fixed: whether a transform has two frames of x, and none of y."""
+def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool, scaled: bool) -> SimpleNamespace:
+    """The kernels before the rows' and after them.
+
+    fixed: whether a transform has two frames of x, and none of y. scaled: whether gradients are, as by stages.
+    """
     N, B, FRAMES = matrix.n_fft, matrix.rows.n, 1 + fixed
     lines = matrix.column_lines(dtype)
     L, M, GROUPS = lines.count, lines.plan.spans[0], lines.groups
@@ -297,7 +300,8 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
             while task < count * TASKS:
                 unit, part = whole_of(task, TASKS, 1)
                 # The gradient at a silent frame is 0, not the other one's rounding.
-                audible_x, audible_y = levels[first + unit, 2] > 0, levels[first + unit, 3] > 0
+                up_x, up_y = levels[first + unit, 2], levels[first + unit, 3]
+                audible_x, audible_y = up_x > 0, up_y > 0
                 ti.simt.block.sync()
                 from_memory(V, sm, table, integers, part, unit * N, t)
                 back.middle(sm, table, t)
@@ -311,6 +315,8 @@ def column_kernels(matrix: Matrix, dtype: Any, is_field: bool, fixed: bool) -> S
                         n = (j * B + column) & KNOWN
                         weights = [table[n + ti.static(q * M * B)] for q in ti.static(range(R))]
                         for q in ti.static(range(R)):
+                            if ti.static(scaled):
+                                re[q], im[q] = up_y * re[q], up_x * im[q]
                             re[q] = ti.select(audible_y, weights[q] * re[q], 0)
                             im[q] = ti.select(audible_x, weights[q] * im[q], 0)
                         write_planes(V, (unit * N + n) & KNOWN, M * B, im, re)

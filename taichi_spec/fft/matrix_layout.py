@@ -17,6 +17,7 @@ from taichi_spec.runtime import arch_name, shared_bytes, warp_threads
 
 BLOCK = 128  # threads
 GRID = 4096  # blocks that are launched: more than a large GPU has at work side by side
+FRAMES_AT_WORK = 512  # by stages, for which memory has room: more than a large GPU is busy with
 LONGEST = 512  # points of a line
 COLUMNS, PAIRS = 32, 8  # of a block, at most
 # Shared memory for a block's lines, so that several blocks are at work; a multiprocessor has less by NVIDIA's Vulkan.
@@ -257,10 +258,10 @@ def room(other: int) -> int:
     return min(LINE_BYTES if arch == "cuda" else LINE_BYTES_ON_VULKAN, shared_bytes(arch) - other)
 
 
-def choose(n_fft: int, dtype: Any, sums: int) -> Matrix | Teams | None:
+def choose(n_fft: int, dtype: Any, sums: int, by_stages: bool) -> Matrix | Teams | None:
     """`Teams` where they can; else the matrix that is nearest to a square, or None where n_fft has other factors or is too
     large."""
-    return Teams.of(n_fft, dtype, sums) or nearest_to_a_square(n_fft)
+    return (None if by_stages else Teams.of(n_fft, dtype, sums)) or nearest_to_a_square(n_fft)
 
 
 def nearest_to_a_square(n_fft: int) -> Matrix | None:
