@@ -367,8 +367,8 @@ def test_several_resolutions_of_fields_on_a_tape():
         loss.compute()
     assert is_fused(loss._engine)
     expected = np.zeros(3, dtype=object)
-    for stft, weight, matrix in zip(STFTS[:2], (1, -2), every, strict=True):
-        parts = ts.reference.value_and_grad(x[0], y[0], stft, tuple(PITCH), bands=matrix)
+    for stft, weight, filters in zip(STFTS[:2], (1, -2), every, strict=True):
+        parts = ts.reference.value_and_grad(x[0], y[0], stft, tuple(PITCH), bands=filters)
         expected += np.array([weight * part for part in parts], dtype=object)
     assert loss.value[None] == pytest.approx(expected[0], rel=TOLERANCE[dtype])
     assert error(X.grad.to_numpy(), expected[1]) < TOLERANCE[dtype]
