@@ -194,12 +194,8 @@ def stage_functions(n_fft: int, dtype: Any, parts: Parts, fixed: bool, gradient:
     def plus(a, b):
         return a + b
 
-    total_of, largest_of, least_of, sum_of_list = (
-        over_team(plus),
-        over_team(ti.max),
-        over_team(ti.min),
-        list_combiner(plus),
-    )
+    total_of, largest_of, least_of = over_team(plus), over_team(ti.max), over_team(ti.min)
+    sum_of_list = list_combiner(plus)
 
     @ti.func
     def sums_of_groups(values: ti.template(), sm: ti.template(), team: ti.template(), t: ti.template(),
@@ -262,11 +258,11 @@ def stage_functions(n_fft: int, dtype: Any, parts: Parts, fixed: bool, gradient:
                  integers: ti.template(), zero: ti.template()):  # fmt: skip
         """A[j] = Σ_k M[j, k] |w X|, or of the squares, for every quantity."""
         sync(sm)
-        first = 0
-        while first < ROWS:  # as often in each thread
-            j = first + t // SHARE
+        j = t // SHARE
+        ahead = j if ti.static(SHARE > 1) else 0
+        while j < ROWS + ahead:  # as often in each thread, where some wait for each other
             sums = [ti.cast(0, dtype) for _ in ti.static(range(2 * len(groups)))]
-            band = ti.min(j, ROWS - 1)
+            band = ti.min(j, ROWS - 1) if ti.static(SHARE > 1) else j
             e, end = integers[BANDS + band] + t % SHARE, integers[BANDS + 1 + band]
             while e < end:
                 a, b = fetch(sm, team + integers[ti.static(BANDS + ROWS + 1) + e])
@@ -280,10 +276,10 @@ def stage_functions(n_fft: int, dtype: Any, parts: Parts, fixed: bool, gradient:
                 e += SHARE
             if ti.static(SHARE > 1):
                 sums_of_groups(sums, sm, team, t, zero)
-            if j < ROWS and t % SHARE == 0:
+            if ti.static(SHARE == 1) or (j < ROWS and t % SHARE == 0):
                 for i in ti.static(range(len(groups))):
                     store(sm, team + ti.static(room.values(i)) + j, sums[2 * i], sums[2 * i + 1])
-            first += ti.static(T // SHARE)
+            j += ti.static(T // SHARE)
 
     # ---- quantities to sums and slopes -----------------------------------------------------------------------------
 

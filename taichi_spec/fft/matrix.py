@@ -180,14 +180,10 @@ def supports(stft: STFT, dtype: Any, batch: int, n_samples: int, terms: tuple[Te
     lacking = LONGEST_RUN - 1 if isinstance(matrix, Teams) else 0  # transforms of an item's last run, at most
     units = batch * (-(-stft.n_frames(n_samples) // (1 if fixed is None else 2)) + lacking)
     numbers = units * max(LEVELS, matrix.tasks(dtype, sums) * sums)
-    width = matrix.goals if stages is None else goal_width(_rows(stft, bands), stft.n_bins, stages)
+    rows = stft.n_bins if bands is None else len(bands)
+    width = matrix.goals if stages is None else goal_width(rows, stft.n_bins, stages)
     target = 0 if fixed is None else prod(fixed.shape[:2]) * width
     return max(numbers, target) <= MAX_INDEX and batch * n_samples <= MAX_KNOWN
-
-
-def _rows(stft: STFT, bands: Any) -> int:
-    """How many numbers a quantity has."""
-    return stft.n_bins if bands is None else len(bands)
 
 
 class MatrixEngine(GPUEngine):
@@ -219,9 +215,8 @@ class MatrixEngine(GPUEngine):
         if isinstance(matrix, Matrix) and stages is not None:
             self.stages = FrameStages(matrix, stft, dtype, stages, bands, bin_weights)
         numbers = 2 * stft.n_fft + (self.stages.numbers_of_a_frame if self.stages else 0)
-        most = max(
-            1, min(scratch_bytes // (numbers * itemsize(dtype)), MOST_POINTS // stft.n_fft)
-        )  # transforms of a chunk
+        # Transforms of a chunk, at most.
+        most = max(1, min(scratch_bytes // (numbers * itemsize(dtype)), MOST_POINTS // stft.n_fft))
         self.run, self.units = self._runs(-(-stft.n_frames(n_samples) // pack), most)
         units = batch * self.units
         runs, most = units // self.run, max(1, most // self.run)

@@ -201,12 +201,27 @@ class FrameStages:
         return goal_of(fixed, self.bands, self.bin_weights, stages)
 
 
-def memory_tools(room: Room, dtype: Any) -> SimpleNamespace:
-    """The functions by which the stages meet memory.
+class FrameMemory(NamedTuple):
+    """What a thread has to do with, in Taichi's terms.
 
-    `sm` is all that they need: Z; cells of two numbers; where in both a frame's begin; shared memory for the list's cells; an
-    array of integers, and which of them is the thread's.
+    Attributes:
+        Z: all bins. begin: where in it the frame's begin.
+        cells: of two numbers, of all frames at work. first: where in them the frame's begin.
+        listed: those of the list, in shared memory.
+        fences: integers, of which the thread has one, number `thread`.
     """
+
+    Z: Any
+    begin: Any
+    cells: Any
+    first: Any
+    listed: Any
+    fences: Any
+    thread: Any
+
+
+def memory_tools(room: Room, dtype: Any) -> SimpleNamespace:
+    """The functions by which the stages meet memory; what they call `sm` is a `FrameMemory`."""
     LIST = room.list
 
     @ti.func
@@ -214,35 +229,35 @@ def memory_tools(room: Room, dtype: Any) -> SimpleNamespace:
         return k
 
     @ti.func
-    def read(sm: ti.template(), at):
-        place = sm[2] + at
-        return sm[0][place], sm[0][place + half(sm[0])]
+    def read(sm: ti.template(), k):
+        at = sm.begin + k
+        return sm.Z[at], sm.Z[at + half(sm.Z)]
 
     @ti.func
-    def write(sm: ti.template(), at, re, im):
-        place = sm[2] + at
-        sm[0][place] = re
-        sm[0][place + half(sm[0])] = im
+    def write(sm: ti.template(), k, re, im):
+        at = sm.begin + k
+        sm.Z[at] = re
+        sm.Z[at + half(sm.Z)] = im
 
     @ti.func
     def store(sm: ti.template(), cell, a, b):
         if cell < LIST:
-            at = sm[3] + 2 * cell
-            sm[1][at] = a
-            sm[1][at + 1] = b
+            at = sm.first + 2 * cell
+            sm.cells[at] = a
+            sm.cells[at + 1] = b
         else:
             at = 2 * (cell - LIST)
-            sm[4][at], sm[4][at + 1] = a, b
+            sm.listed[at], sm.listed[at + 1] = a, b
 
     @ti.func
     def fetch(sm: ti.template(), cell):
         a, b = ti.cast(0, dtype), ti.cast(0, dtype)
         if cell < LIST:
-            at = sm[3] + 2 * cell
-            a, b = sm[1][at], sm[1][at + 1]
+            at = sm.first + 2 * cell
+            a, b = sm.cells[at], sm.cells[at + 1]
         else:
             at = 2 * (cell - LIST)
-            a, b = sm[4][at], sm[4][at + 1]
+            a, b = sm.listed[at], sm.listed[at + 1]
         return a, b
 
     @ti.func
@@ -253,22 +268,14 @@ def memory_tools(room: Room, dtype: Any) -> SimpleNamespace:
         there is one for all memory.
         """
         if ti.static(arch_name() == "vulkan"):
-            ti.atomic_or(sm[5][sm[6]], 0)
+            ti.atomic_or(sm.fences[sm.thread], 0)
             ti.simt.block.sync()
-            ti.atomic_or(sm[5][sm[6]], 0)
+            ti.atomic_or(sm.fences[sm.thread], 0)
         else:
             ti.simt.block.sync()
 
-    return SimpleNamespace(
-        long=True,
-        place=place,
-        read=read,
-        write=write,
-        store=store,
-        fetch=fetch,
-        sync=sync,
-        power_of_two=power_of_two(dtype),
-    )
+    return SimpleNamespace(long=True, place=place, read=read, write=write, store=store, fetch=fetch, sync=sync,
+                           power_of_two=power_of_two(dtype))  # fmt: skip
 
 
 @cache
@@ -301,11 +308,12 @@ def stages_kernel(n_fft: int, dtype: Any, parts: Parts, coefficients: int, fixed
                 factors = [account[b, ti.static(coefficients + parts[j][0])] for j in ti.static(range(C))]
                 goals = [b * integers[6] + ti.min(f + k, frames - 1) * integers[7] for k in ti.static(range(2))]
                 found = [ti.cast(0, dtype) for _ in ti.static(range(C))]
-                memory = ti.static([Z, cells, unit * N, block * ti.static(2 * room.list), listed, fences, i])
-                zero = nothing(integers)
-                compare(
-                    found, memory, zero, t, y, goals, f < frames, f + 1 < frames, scale, factors, table, integers, zero
+                memory = ti.static(
+                    FrameMemory(Z, unit * N, cells, block * ti.static(2 * room.list), listed, fences, i)
                 )
+                zero = nothing(integers)
+                compare(found, memory, zero, t, y, goals, f < frames, f + 1 < frames, scale, factors, table, integers,
+                        zero)  # fmt: skip
                 if ti.static(gradient):  # noqa: SIM102  known when the kernel is compiled
                     if t == 0:
                         for s in ti.static((2, 3)):

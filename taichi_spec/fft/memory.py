@@ -1,7 +1,7 @@
 """The FFT pass by pass through memory: any n_fft, any backend, one small kernel a pass.
 
 What no fused engine does comes here: on a GPU, frames that are no matter of one block, if their size has a prime factor above
-7 (Bluestein) or the loss is more than a sum over bins. Same interface as `direct.DirectDFT`:
+7 (Bluestein). Same interface as `direct.DirectDFT`:
 
     transform   X[k, f]   = Σ_n v[f, n] e^(−2πi k n / N)
     adjoint     ∂v[f, n]  = Re Σ_{k<K} G[k, f] e^(+2πi k n / N)  =  Re Σ_{k<K} conj(G[k, f]) e^(−2πi k n / N)

@@ -169,14 +169,15 @@ class Jax:
     def prepare(self, kind: str, n_fft: int, x: np.ndarray, y: np.ndarray) -> Run:
         jax, jnp = self.jax, self.jax.numpy
         hop = n_fft // 4
-        n_frames = 1 + (len(x) - n_fft) // hop
+        n_frames, parts = 1 + (len(x) - n_fft) // hop, -(-n_fft // hop)
         n = np.arange(n_fft)
         window = jnp.asarray(0.5 - 0.5 * np.cos(2 * np.pi * n / n_fft), dtype=jnp.float32)
 
         def magnitude(signal: Any) -> Any:
             # Frames as stacked slices of the hop: no gather indices, which JAX would scatter on the way back.
-            rows = signal[: (n_frames + 3) * hop].reshape(-1, hop)
-            frames = jnp.concatenate([rows[i : i + n_frames] for i in range(4)], axis=1)
+            end = (n_frames + parts - 1) * hop
+            rows = jnp.pad(signal[:end], (0, max(0, end - len(signal)))).reshape(-1, hop)
+            frames = jnp.concatenate([rows[i : i + n_frames] for i in range(parts)], axis=1)[:, :n_fft]
             return jnp.abs(jnp.fft.rfft(frames * window))
 
         def loss(signal: Any, other: Any) -> Any:
