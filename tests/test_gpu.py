@@ -351,6 +351,17 @@ def test_equal_signals_are_at_distance_zero(kind, small, scale):
         assert not np.any(grads)
 
 
+@pytest.mark.parametrize("kind", [*ENGINES, Chirped], indirect=True)
+def test_equal_frames_at_an_edge(kind):
+    """Whatever comes behind them."""
+    x, y = signals(35, 500, dtype=np.float32)
+    x[:33] = y[:33]
+    _, grads = ts.value_and_grad(x, y, wrt="both", stft=ts.STFT(64, 150, center=True), terms=ts.Magnitude(p=1))
+    assert isinstance(used(), kind)
+    assert not np.any(grads[0][:33]) and not np.any(grads[1][:33])
+    assert np.all(np.any([grad[120:180] for grad in grads], axis=1))
+
+
 @with_teams
 def test_a_second_engine_of_the_same_sizes_compiles_nothing(small, scale):
     options = Options.check(small, ts.Magnitude(weight=0.3), "sum", "auto", "accumulate", 2**28)
