@@ -103,7 +103,7 @@ CASES = [
     (Chirped, 74, 1, "none", (2, 200)),
     (Chirped, 121, 150, "constant", (2, 2000)),
     (Chirped, 509, 200, "reflect", (2, 3000)),
-    (Chirped, 1009, 252, "none", (1, 20_001)),
+    (Chirped, 947, 252, "none", (1, 20_001)),
     (MatrixEngine, 64, 1, "reflect", (2, 60)),
     (MatrixEngine, 35, 50, "constant", (2, 700)),
     (MatrixEngine, 1000, 333, "reflect", (3, 3000)),

@@ -50,7 +50,8 @@ def frames_lie(request, gpu_engines, restarted, monkeypatch):
     monkeypatch.setattr(matrix_layout, "GRID", 32)  # so few blocks that each has several lines, or frames
     monkeypatch.setattr(matrix_layout, "FRAMES_AT_WORK", 16)
     if runtime.in_software(restarted):  # which takes its time for each thread that waits
-        monkeypatch.setattr(matrix_stages, "THREADS", 32)
+        monkeypatch.setattr(matrix_stages, "THREADS", 64)
+        monkeypatch.setattr(matrix_stages, "GROUP", 4)
     in_teams = MatrixEngine if where == "in_memory" else BlocksEngine
     monkeypatch.setattr(is_fused, "kind", LanesEngine if restarted == "cpu" else in_teams, raising=False)
     functional._recent.clear()  # engines of other tests
@@ -208,6 +209,8 @@ def test_items_are_cut_to_their_lengths(stft, terms, scratch_bytes):
     kept = {**vars(engine), **(vars(engine.stages) if isinstance(engine, MatrixEngine) else {})}
     left_over = [kept[name] for name in ("scratch", "halo", "edge", "work", "bins", "cells") if name in kept]
     assert left_over
+    if isinstance(engine, MatrixEngine):
+        assert sum(np.prod(array.shape) for array in left_over) * np.dtype(dtype).itemsize <= scratch_bytes
     for used in (*left_over, evaluation.grad_x, evaluation.grad_y):
         used.fill(np.nan)
     again, again_grads = ts.value_and_grad(x, y, wrt="both", **options)
