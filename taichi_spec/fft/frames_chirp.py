@@ -5,8 +5,9 @@ transform of exchanged real and imaginary parts, exchanged back:
 
     z c, zeros behind it  →  P points forward  →  times C, exchanged  →  P points back, exchanged  →  times c: bins in order
 
-The gradients' bins go back the same way. As the transform of P points ends in the order in which its reverse begins, the last
-pass of the one and the first of the other meet in registers, and so do those that the chirp turns.
+The gradients' bins go back the same way, as the transform is its own transpose. That of P points ends in the order in which
+its reverse begins: the last pass of the one, C and the first of the other meet in registers. The chirp is part of the first
+pass and of the last one.
 """
 
 from typing import Any
@@ -43,13 +44,11 @@ def convolution(plan: Plan, row: int, threads: int, twiddles: int, dtype: Any) -
     rotate = butterflies(dtype).rotate
 
     @ti.func
-    def turn(
-        re: ti.template(), im: ti.template(), table: ti.template(), first, step: ti.template(), plane: ti.template()
-    ):
-        """Times numbers of the table from `first` on, `step` apart."""
+    def turn(re: ti.template(), im: ti.template(), table: ti.template(), first, step: ti.template()):
+        """Times numbers of the table from `first` on, `step` apart, of which the imaginary parts are P further on."""
         at = first & KNOWN
         for q in ti.static(range(len(re))):
-            rotate(re, im, q, table[at + ti.static(q * step)], table[at + ti.static(q * step + plane)])
+            rotate(re, im, q, table[at + ti.static(q * step)], table[at + ti.static(q * step + P)])
 
     @ti.func
     def ends(sm: ti.template(), table: ti.template(), t, is_last: ti.template()):
@@ -61,16 +60,17 @@ def convolution(plan: Plan, row: int, threads: int, twiddles: int, dtype: Any) -
             there.fetch(re, im, sm, at, True)
             if ti.static(is_last):
                 back.across(re, im, table, j)
-                turn(im, re, table, CHIRP + j, M, P)
+                turn(im, re, table, CHIRP + j, M)
                 there.store(sm, im, re, at, True)
             else:
-                turn(re, im, table, CHIRP + j, M, P)
+                turn(re, im, table, CHIRP + j, M)
                 there.across(re, im, table, j)
                 there.store(sm, re, im, at, True)
             j += T
 
     @ti.func
     def convolve(sm: ti.template(), table: ti.template(), t):
+        """All of it; waits for all threads before and after."""
         ti.simt.block.sync()
         ends(sm, table, t, False)
         there.middle(sm, table, t)
@@ -80,7 +80,7 @@ def convolution(plan: Plan, row: int, threads: int, twiddles: int, dtype: Any) -
             re, im = ti.static(zeros(LAST, dtype), zeros(LAST, dtype))
             there.fetch(re, im, sm, at, False)
             there.along(re, im, table)
-            turn(re, im, table, RESPONSE + g, GROUPS, P)
+            turn(re, im, table, RESPONSE + g, GROUPS)
             back.along(im, re, table)
             back.store(sm, im, re, at, False)
             g += T
