@@ -11,7 +11,7 @@ import pytest
 import taichi as ti
 
 import taichi_spec as ts
-from support import TOLERANCE, check_equal_frames, dtypes, error, field, signals
+from support import TOLERANCE, check_equal_frames, dtypes, error, field, large, signals, skip_large_in_software
 from taichi_spec import functional, runtime
 from taichi_spec.engines import Options, make_engine
 from taichi_spec.fft import blocks, blocks_layout, frames, matrix, matrix_layout
@@ -36,6 +36,7 @@ def kind(request, gpu_engines, restarted, monkeypatch):
     """The engine under test: each takes what those before leave. `Teams`: matrices whose rows teams of threads have."""
     if not runtime.shared_bytes(restarted):
         pytest.skip(f"{restarted} has another engine")
+    skip_large_in_software(request, restarted)
     engine = {Teams: MatrixEngine, Chirped: FramesEngine}.get(request.param, request.param)
     for before in {BlocksEngine: (), FramesEngine: ("blocks",), MatrixEngine: ("blocks", "frames")}[engine]:
         monkeypatch.setattr(f"taichi_spec.fft.{before}.supports", lambda *sizes: False)
@@ -111,10 +112,10 @@ CASES = [
     (MatrixEngine, 8192, 2048, "reflect", (1, 9000)),
     (MatrixEngine, 675, 200, "reflect", (1, 2000)),
     (MatrixEngine, 16_807, 5000, "reflect", (1, 25_000)),
-    (MatrixEngine, 16_384, 4096, "none", (2, 90_000)),
+    pytest.param(MatrixEngine, 16_384, 4096, "none", (2, 90_000), marks=large),
     (MatrixEngine, 8192, 3000, "constant", (2, 60_000)),
     (MatrixEngine, 8192, 9000, "reflect", (1, 40_000)),
-    (MatrixEngine, 32_768, 8192, "none", (1, 150_000)),
+    pytest.param(MatrixEngine, 32_768, 8192, "none", (1, 150_000), marks=large),
 ]
 
 
@@ -204,7 +205,7 @@ def test_fixed_target(kind, which, hop, small, scale):
 
 
 @pytest.mark.parametrize("kind", [MatrixEngine], indirect=True)
-@pytest.mark.parametrize("n_fft", [8192, 32_768, 1024, 675, 486])
+@pytest.mark.parametrize("n_fft", [8192, pytest.param(32_768, marks=large), 1024, 675, 486])
 def test_a_bins_own_magnitude(kind, n_fft):
     """Rows of two passes and of three, an even number of them and an odd one: each bin is compared with its own goal."""
     stft = ts.STFT(n_fft, n_fft // 3)
@@ -388,8 +389,11 @@ def test_a_second_engine_of_the_same_sizes_compiles_nothing(small, scale):
     assert [kernel.cache_info().misses for kernel in kernels] == before
 
 
-@pytest.mark.parametrize("kind", [MatrixEngine, Teams], indirect=True)
-@pytest.mark.parametrize("hop", [20, 100])
+@pytest.mark.parametrize(
+    "kind,hop",
+    [(MatrixEngine, 20), (MatrixEngine, 100), pytest.param(Teams, 20, marks=large), (Teams, 100)],
+    indirect=["kind"],
+)
 def test_items_of_unequal_lengths_in_small_chunks(kind, hop, small, scale):
     """Chunks begin and end within items, short ones among them; gradients are over what was there before."""
     lengths = tuple(scale * length for length in (900, 180, 1234, 2000, 300))
@@ -488,7 +492,9 @@ def test_a_table_that_a_block_does_not_divide(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)
-@pytest.mark.parametrize("hop,win_length", [(256, None), (200, None), (320, 700)])
+@pytest.mark.parametrize(
+    "hop,win_length", [pytest.param(256, None, marks=large), pytest.param(200, None, marks=large), (320, 700)]
+)
 def test_threads_that_have_their_bins_mirrors(kind, hop, win_length):
     """Each pair of bins is compared in registers; those of thread 0 are other ones, and lie elsewhere."""
     stft = ts.STFT(1024, hop, win_length, "hamming", center=True)
@@ -506,9 +512,10 @@ def test_threads_that_have_their_bins_mirrors(kind, hop, win_length):
 
 @pytest.mark.parametrize("kind", [BlocksEngine], indirect=True)
 @pytest.mark.parametrize("n_fft,hop,terms", [
-    (1024, 256, [ts.Power()]), (1024, 256, [ts.LogMagnitude(p=2, eps=0.5)]),
+    pytest.param(1024, 256, [ts.Power()], marks=large),
+    pytest.param(1024, 256, [ts.LogMagnitude(p=2, eps=0.5)], marks=large),
     (1024, 200, [ts.LogMagnitude(p=2, eps=0.5)]), (512, 128, [ts.Power()]),
-    (4096, 700, [ts.Magnitude(), ts.Power(weight=1e-3)]),
+    pytest.param(4096, 700, [ts.Magnitude(), ts.Power(weight=1e-3)], marks=large),
 ], ids=str)  # fmt: skip
 def test_terms_whose_bins_take_turns(kind, n_fft, hop, terms):
     """Few pairs at once; some frames are equal, some of other levels, and most need no scale."""
@@ -525,7 +532,7 @@ def test_terms_whose_bins_take_turns(kind, n_fft, hop, terms):
         assert result == pytest.approx(expected[0], rel=TOLERANCE[np.float32])
 
 
-@pytest.mark.parametrize("n_fft", [64, 256, 1024, 4096])
+@pytest.mark.parametrize("n_fft", [64, 256, pytest.param(1024, marks=large), pytest.param(4096, marks=large)])
 def test_one_sample_is_the_loudest(kind, n_fft):
     """And another one in y, wherever they are: all threads of a frame agree on its levels."""
     if kind is FramesEngine and n_fft == 4096:

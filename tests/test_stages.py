@@ -17,7 +17,9 @@ from support import (
     dtypes,
     error,
     field,
+    large,
     signals,
+    skip_large_in_software,
 )
 from taichi_spec import functional, runtime
 from taichi_spec.engines import Options, make_engine
@@ -42,6 +44,7 @@ PHASE = [ts.Complex(p=1), ts.Magnitude(p=1), ts.Complex(p=2, weight=0.2), ts.Pow
 @pytest.fixture(autouse=True)
 def frames_lie(request, gpu_engines, restarted, monkeypatch):
     """On a GPU in registers, where that is possible, or in what a parameter says: each engine takes what others leave."""
+    skip_large_in_software(request, restarted)
     where = getattr(request, "param", "")
     if where and restarted == "cpu":
         pytest.skip("cpu has one engine for all sizes")
@@ -189,7 +192,7 @@ CUT = [*STFTS[:2], ts.STFT(64, 15, pad_end=True), ts.STFT(64, 100, center=True)]
         ("", CUT[1], [ts.Magnitude()], 2**28),
         ("", CUT[2], SMOOTH, 2**28),
         ("", CUT[3], PHASE, 2**28),
-        ("in_memory", CUT[2], SMOOTH, 2**17),  # in several chunks
+        pytest.param("in_memory", CUT[2], SMOOTH, 2**17, marks=large),  # in several chunks
         ("in_memory", CUT[3], PHASE, 2**17),
     ],
     indirect=["frames_lie"],
