@@ -218,10 +218,8 @@ def one_pass(this: Pass) -> SimpleNamespace:
     RECORD, COEFFICIENTS = record_of(layout, SUMS, fixed, gradient), Account.of(terms).coefficients
     HEAD, LENGTHS, Bits = Head.of(gradient), places.end, bits_of(dtype)
     measures, powers = measures_of(parts, fixed, dtype, tuple(map(parts.index, wanted))), power_of_two(dtype)
-    TURNS, ways = (
-        USED * M,
-        (False, True),
-    )  # where the twiddles begin, the first pass's before the rows'; forward and back
+    ways = False, True  # forward and back
+    TURNS = USED * M  # where the twiddles begin, the first pass's before the rows'
     outer, outer_back = (small_dft(layout.plan, dtype, TURNS, way) for way in ways)
     inner = TURNS + 2 * (R - 1) * M
     forward, backward = (line_transform(layout.rest, dtype, inner, way, T, R, ROW, PLANE) for way in ways)

@@ -62,13 +62,8 @@ class Rows(NamedTuple):
 def row_kernels(matrix: Matrix, rows: Rows, dtype: Any) -> SimpleNamespace:
     """The kernels that transform a chunk's rows, from `work` to bins Z in natural order, and back."""
     N, A, lines = matrix.n_fft, matrix.columns.n, rows.lines
-    L, M, GROUPS, R, LAST = (
-        lines.count,
-        lines.plan.spans[0],
-        lines.groups,
-        lines.plan.radices[0],
-        lines.plan.radices[-1],
-    )
+    L, M, GROUPS = lines.count, lines.plan.spans[0], lines.groups
+    R, LAST = lines.plan.radices[0], lines.plan.radices[-1]
     TASKS, GRID, TURNS, twiddles = -(-A // L), matrix_layout.GRID, matrix.turns, matrix.twiddles(matrix.rows)
     of_there, of_back = (line_passes(lines, dtype, twiddles, way) for way in (False, True))
     write_planes, rotate = planes_writer(dtype), butterflies(dtype).rotate
