@@ -67,6 +67,11 @@ with_teams = pytest.mark.parametrize(
 )  # for tests that take `scale` or `small`
 
 
+with_large_teams = pytest.mark.parametrize(
+    "kind", [*ENGINES, Chirped, pytest.param(Teams, marks=large)], indirect=True, ids=lambda kind: kind.__name__
+)  # where their kernels are
+
+
 def dtypes_at(scale):
     """The dtypes of tests at this scale: teams have float32 alone."""
     return dtypes() if scale == 1 else [np.float32]
@@ -104,14 +109,14 @@ CASES = [
     (Chirped, 74, 1, "none", (2, 200)),
     (Chirped, 121, 150, "constant", (2, 2000)),
     (Chirped, 509, 200, "reflect", (2, 3000)),
-    (Chirped, 947, 252, "none", (1, 20_001)),
+    pytest.param(Chirped, 947, 252, "none", (1, 20_001), marks=large),
     (MatrixEngine, 64, 1, "reflect", (2, 60)),
     (MatrixEngine, 35, 50, "constant", (2, 700)),
     (MatrixEngine, 1000, 333, "reflect", (3, 3000)),
     (MatrixEngine, 162, 81, "none", (1, 2001)),
     (MatrixEngine, 8192, 2048, "reflect", (1, 9000)),
     (MatrixEngine, 675, 200, "reflect", (1, 2000)),
-    (MatrixEngine, 16_807, 5000, "reflect", (1, 25_000)),
+    pytest.param(MatrixEngine, 16_807, 5000, "reflect", (1, 25_000), marks=large),
     pytest.param(MatrixEngine, 16_384, 4096, "none", (2, 90_000), marks=large),
     (MatrixEngine, 8192, 3000, "constant", (2, 60_000)),
     (MatrixEngine, 8192, 9000, "reflect", (1, 40_000)),
@@ -283,13 +288,13 @@ def test_a_users_own_term(kind, small, scale, monkeypatch):
 SUMS = (ts.Magnitude(p=1, weight=0.1), ts.SpectralConvergence(weight=30.0), ts.LogMagnitude(eps=0.5))
 
 
-@with_teams
+@with_large_teams
 def test_equal_frames_among_others(kind, small, scale):
     check_equal_frames(small, SUMS, scale)
     assert isinstance(used(), kind)
 
 
-@with_teams
+@with_large_teams
 def test_functions_of_sums_and_weighted_items(kind, small, scale):
     """Two passes, the first for the sums; of items with weights of their own, one of them silent."""
     terms = SUMS
@@ -320,7 +325,7 @@ def contents(dtype, length):
     return {name: values.astype(dtype) for name, values in made.items()}
 
 
-@with_teams
+@with_large_teams
 def test_silence_and_extremes(kind, small, scale):
     for dtype in dtypes_at(scale):
         made = contents(dtype, 500 * scale)
@@ -514,7 +519,7 @@ def test_threads_that_have_their_bins_mirrors(kind, hop, win_length):
 @pytest.mark.parametrize("n_fft,hop,terms", [
     pytest.param(1024, 256, [ts.Power()], marks=large),
     pytest.param(1024, 256, [ts.LogMagnitude(p=2, eps=0.5)], marks=large),
-    (1024, 200, [ts.LogMagnitude(p=2, eps=0.5)]), (512, 128, [ts.Power()]),
+    pytest.param(1024, 200, [ts.LogMagnitude(p=2, eps=0.5)], marks=large), (512, 128, [ts.Power()]),
     pytest.param(4096, 700, [ts.Magnitude(), ts.Power(weight=1e-3)], marks=large),
 ], ids=str)  # fmt: skip
 def test_terms_whose_bins_take_turns(kind, n_fft, hop, terms):
