@@ -13,6 +13,8 @@ from taichi_spec import runtime
 
 # Relative to the norm of the whole result. float64: a sum of N terms loses about √N ulp, and 1e-12 leaves a factor
 # of 100 over N = 1024; float32 likewise, where a frame whose bin is nearly zero loses a little more.
+TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}
+
 # Of parameters whose kernels take a device in software ten seconds to compile, and whose likes are tested there too.
 large = pytest.mark.large
 
@@ -21,9 +23,6 @@ def skip_large_in_software(request, arch):
     """For fixtures of tests of which some are marked `large`."""
     if request.node.get_closest_marker("large") and runtime.in_software(arch):
         pytest.skip("large kernels are for GPUs, not for devices in software")
-
-
-TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}
 
 
 def signals(seed, *shape, dtype=np.float64, count=2):
