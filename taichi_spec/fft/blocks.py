@@ -52,7 +52,7 @@ from taichi_spec.fft.blocks_transform import transforms
 from taichi_spec.fft.fused import GPUEngine
 from taichi_spec.fft.pairs import KNOWN, KNOWN_SAMPLE, MAX_KNOWN, bits_of, cell, hold, power_of_two
 from taichi_spec.fft.runs import Runs
-from taichi_spec.fft.stages import Stages, goal_of, stages_of
+from taichi_spec.fft.stages import Stages, gains_of, goal_of, stages_of
 from taichi_spec.fft.together import rows_writer
 from taichi_spec.framing import annotation, load
 from taichi_spec.launch import Launch
@@ -680,13 +680,13 @@ class BlocksEngine(GPUEngine):
         self.runs = self._runs(stft)
         padded, size = scratch_of(layout, stft, batch, self.runs, len(self.parts), self.fixed)
         self.scratch = new_array(dtype, size)
-        if stages is not None and not stages.banded:
-            stages = stages._replace(quantities=("magnitude",))  # of which squares are made
-        strides = self._keep_goal(None if fixed is None else goal_of(fixed, bands, bin_weights, stages))
+        kept = None if stages is None else stages.kept
+        strides = self._keep_goal(None if fixed is None else goal_of(fixed, bands, bin_weights, kept))
         table = layout.table(stft.window_table).ravel()
-        gains = np.ones(stft.n_bins) if bin_weights is None else np.abs(bin_weights)  # (K,)
         bin_places = self._bin_places()
-        self.places, numbers, integers = band_tables(bands, gains, len(table), 2 * len(Head._fields) + len(bin_places))
+        self.places, numbers, integers = band_tables(
+            bands, gains_of(stft.n_bins, bin_weights), len(table), 2 * len(Head._fields) + len(bin_places)
+        )
         self.table = upload(np.concatenate([table, numbers]), dtype)
         self.cut = lengths is not None
         items = [(length, stft.n_frames(length)) for length in lengths or ()]  # (B, 2)

@@ -105,14 +105,9 @@ class Line:
         return max(self.n_fft - self.hop, 0)
 
     @property
-    def points(self) -> int:
-        """Of a transform: as many as of a frame or, of a convolution, more."""
-        return self.plan.n
-
-    @property
     def chirped(self) -> bool:
-        """Whether transforms are convolutions."""
-        return self.points != self.n_fft
+        """Whether transforms are convolutions, which have more points than a frame."""
+        return self.plan.n != self.n_fft
 
     @property
     def used(self) -> int:

@@ -50,7 +50,7 @@ from taichi_spec.fft.lanes_compare import (
     whole_bins,
 )
 from taichi_spec.fft.plan import Bluestein, Plan, factorise, is_smooth, smooth_size
-from taichi_spec.fft.stages import Stages, goal_of, stages_of
+from taichi_spec.fft.stages import Stages, gains_of, goal_of, stages_of
 from taichi_spec.launch import Launch
 from taichi_spec.runtime import bounds_checked
 from taichi_spec.stft import STFT
@@ -875,7 +875,7 @@ class LanesEngine(BinEngine):
         if bands is not None:
             size.axis = 2 * rows
         self._make_tables(stft.window_table)
-        self.gains = upload(np.ones(stft.n_bins) if bin_weights is None else np.abs(bin_weights), dtype)  # (K,)
+        self.gains = upload(gains_of(stft.n_bins, bin_weights), dtype)  # (K,)
         self.bands, self.entries = columns_of_bands(bands, dtype)
         items = np.array([(length, stft.n_frames(length)) for length in lengths or (n_samples,) * batch])
         self.seats = upload_integers(seats(size, lanes, items))

@@ -43,7 +43,7 @@ from taichi_spec.fft import matrix_layout
 from taichi_spec.fft.blocks_layout import goal_width
 from taichi_spec.fft.fused import GPUEngine, run_sums
 from taichi_spec.fft.matrix_columns import Integers, column_kernels, levels_kernel
-from taichi_spec.fft.matrix_layout import BLOCK, LEVELS, LONGEST_RUN, Matrix, Teams, choose
+from taichi_spec.fft.matrix_layout import BLOCK, HEAD, LEVELS, LONGEST_RUN, Matrix, Teams, choose
 from taichi_spec.fft.matrix_registers import place_of, register_kernels
 from taichi_spec.fft.matrix_rows import rows_kernel
 from taichi_spec.fft.matrix_stages import FrameStages, row_kernels, stages_kernel
@@ -211,9 +211,10 @@ class MatrixEngine(GPUEngine):
         assert matrix is not None  # as `supports` said
         self.matrix, self.stft, pack = matrix, stft, 1 + self.fixed
         self.lengths = lengths or (n_samples,) * batch
+        table, places = matrix.table(stft.window_table), matrix.places(dtype)
         self.stages: FrameStages | None = None
         if isinstance(matrix, Matrix) and stages is not None:
-            self.stages = FrameStages(matrix, stft, dtype, stages, bands, bin_weights)
+            self.stages = FrameStages(matrix, stft, dtype, stages, bands, bin_weights, len(table), HEAD + len(places))
         numbers = 2 * stft.n_fft + (self.stages.numbers_of_a_frame if self.stages else 0)
         # Transforms of a chunk, at most.
         most = max(1, min(scratch_bytes // (numbers * itemsize(dtype)), MOST_POINTS // stft.n_fft))
@@ -230,8 +231,8 @@ class MatrixEngine(GPUEngine):
         head = (n_samples, whole.n_fft, whole.hop, whole.pad, whole.reflect, self.units, *strides, self.run,
                 matrix.at_work(self.chunk, self.fixed), 0)  # fmt: skip
         behind = (self.stages.numbers, self.stages.integers) if self.stages else ((), ())
-        self.table = upload(np.concatenate([matrix.table(stft.window_table), behind[0]]), dtype)
-        self.integers = upload_integers(np.concatenate([head, matrix.places(dtype), behind[1]]))
+        self.table = upload(np.concatenate([table, behind[0]]), dtype)
+        self.integers = upload_integers(np.concatenate([head, places, behind[1]]))
         self.items = item_sizes(stft, self.lengths)  # (B, 2)
         self._prepare_to_gather(whole)
 

@@ -20,12 +20,12 @@ from taichi_spec.fft.blocks_compare import BandPlaces, Room, band_tables
 from taichi_spec.fft.butterflies import butterflies
 from taichi_spec.fft.frames_compare import by_stages
 from taichi_spec.fft.matrix_columns import Integers, nothing, whole_of
-from taichi_spec.fft.matrix_layout import BLOCK, HEAD, LEVELS, Lines, Matrix
+from taichi_spec.fft.matrix_layout import BLOCK, LEVELS, Lines, Matrix
 from taichi_spec.fft.matrix_lines import line_passes
 from taichi_spec.fft.matrix_rows import adder
 from taichi_spec.fft.pairs import KNOWN, power_of_two, zeros
 from taichi_spec.fft.rows import BANKS
-from taichi_spec.fft.stages import Stages, goal_of
+from taichi_spec.fft.stages import Stages, gains_of, goal_of
 from taichi_spec.fft.together import half, planes_writer, read_planes
 from taichi_spec.runtime import arch_name
 from taichi_spec.stft import STFT
@@ -159,6 +159,7 @@ class FrameStages:
     Args:
         matrix: how a frame lies.
         stft, dtype, stages, bands, bin_weights: as in `BlocksEngine`.
+        number, integer: how many entries both tables have before these.
 
     Attributes:
         numbers, integers: what stands behind the matrix's own tables.
@@ -168,16 +169,13 @@ class FrameStages:
     """
 
     def __init__(self, matrix: Matrix, stft: STFT, dtype: Any, stages: Stages, bands: NDArray[np.float64] | None,
-                 bin_weights: NDArray[np.float64] | None) -> None:  # fmt: skip
+                 bin_weights: NDArray[np.float64] | None, number: int, integer: int) -> None:  # fmt: skip
         self.n_fft, self.dtype, self.stages = stft.n_fft, dtype, stages
         self.bands, self.bin_weights = bands, bin_weights
         room = Room.of(stages, stft.n_bins, stft.n_bins if bands is None else len(bands), THREADS, GROUP)
-        first = HEAD + len(matrix.places(dtype))
-        self.rows, of_rows = Rows.of(matrix, dtype, first)
-        gains = np.ones(stft.n_bins) if bin_weights is None else np.abs(bin_weights)  # (K,)
-        places, self.numbers, band_integers = band_tables(
-            bands, gains, len(matrix.table(stft.window_table)), first + len(of_rows)
-        )
+        self.rows, of_rows = Rows.of(matrix, dtype, integer)
+        gains = gains_of(stft.n_bins, bin_weights)
+        places, self.numbers, band_integers = band_tables(bands, gains, number, integer + len(of_rows))
         self.integers = np.concatenate([of_rows, band_integers])
         self.kinds = stages, room, places, matrix_layout.FRAMES_AT_WORK
         self.numbers_of_a_frame = 2 * (stft.n_fft + room.list)
@@ -191,9 +189,7 @@ class FrameStages:
 
     def goals_of(self, fixed: NDArray[Any]) -> NDArray[Any]:
         """What a fixed target's frames are compared with  # (B or 1, F or 1, width)"""
-        # Without bands squares are made of magnitudes.
-        stages = self.stages if self.stages.banded else self.stages._replace(quantities=("magnitude",))
-        return goal_of(fixed, self.bands, self.bin_weights, stages)
+        return goal_of(fixed, self.bands, self.bin_weights, self.stages.kept)
 
 
 class FrameMemory(NamedTuple):

@@ -31,6 +31,11 @@ class Stages(NamedTuple):
     needs_phase: bool
     toward_target: bool
 
+    @property
+    def kept(self) -> "Stages":
+        """As a GPU's engines have a fixed target's quantities: without bands squares are made of magnitudes."""
+        return self if self.banded else self._replace(quantities=("magnitude",))
+
 
 def stages_of(terms: tuple[Term, ...], bands: Any, bin_weights: Any, toward_target: bool) -> Stages | None:
     """The stages of a loss; None where all that it asks for are sums over whole bins."""
@@ -60,6 +65,11 @@ def goal_of(
         spectrum = target if bin_weights is None else target * np.sign(bin_weights)
         goal += [spectrum.real, spectrum.imag]
     return np.concatenate(goal, axis=-1)
+
+
+def gains_of(n_bins: int, bin_weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """What bins' amplitudes are multiplied by  # (K,)"""
+    return np.ones(n_bins) if bin_weights is None else np.abs(bin_weights)
 
 
 def rows_of(matrix: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
