@@ -8,7 +8,7 @@ import pytest
 import taichi as ti
 
 from taichi_spec import STFT
-from taichi_spec.fft import blocks_layout, frames, lanes, lines, matrix_layout, rows
+from taichi_spec.fft import blocks_layout, frames, lanes_layout, lines, matrix_layout, rows
 from taichi_spec.fft.matrix_layout import Lines
 from taichi_spec.fft.plan import Plan
 from taichi_spec.fft.runs import AHEAD, BEGINNING, LEAST, MOST, Runs
@@ -135,7 +135,7 @@ def test_a_team_has_no_more_threads_than_most_devices_give_a_block():
 ])  # fmt: skip
 def test_runs_on_the_cpu_are_worth_their_beginning(log2_samples, pack, runs):
     """Of eight lanes; the shorter the signal, the fewer."""
-    layout = lanes.layout(STFT(1024), 1024, 2**log2_samples, 1, pack, 8, 2, 1, 513, 0, 0)
+    layout = lanes_layout.layout(STFT(1024), 1024, 2**log2_samples, 1, pack, 8, 2, 1, 513, 0, 0)
     assert layout.runs == runs
     assert layout.frames * layout.segments >= layout.total > layout.frames * (layout.segments - 1)
 

@@ -84,7 +84,7 @@ def packing(dtype: Any, fixed: bool, columns: int, place: Any) -> Any:
         dtype: ti.f32 or ti.f64.
         fixed: whether the two halves are frames of one signal.
         columns: sums over the bins.
-        place: `lanes`' function that says which frames a lane has.
+        place: `lanes_signals`' function that says which frames a lane has.
     """
     L = lane_count(dtype)
 
