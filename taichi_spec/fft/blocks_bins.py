@@ -42,7 +42,7 @@ def whole_bins(layout: Layout, dtype: Any, parts: Parts, wanted: Parts, fixed: b
 
     Args:
         layout: which bins a thread holds.
-        dtype, parts, fixed, gradient: as in `blocks.Pass`.
+        dtype, parts, fixed, gradient: as in `Pass`.
         wanted: which parts are summed.
         shared: functions of `shared_memory`.
         mirror_of: of `transforms`.

@@ -132,7 +132,7 @@ def stage_functions(n_fft: int, dtype: Any, parts: Parts, fixed: bool, gradient:
 
     Args:
         n_fft: N.
-        dtype, parts, fixed, gradient: as in `blocks.Pass`.
+        dtype, parts, fixed, gradient: as in `Pass`.
         stages: how quantities are made.
         room: where they lie.
         places: where the bands' matrix lies in the kernel's tables.

@@ -23,7 +23,7 @@ def seams(layout: Layout, dtype: Any, terms: tuple[Term, ...], wanted: Parts, fi
 
     Args:
         layout: how frames lie on threads.
-        dtype, terms, fixed, gradient, totals, edges, cut, adds: as in `blocks.Pass`.
+        dtype, terms, fixed, gradient, totals, edges, cut, adds: as in `Pass`.
         wanted: which parts are summed.
         lengths_at: where in `integers` the items' own lengths begin.
     """

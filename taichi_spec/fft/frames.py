@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from taichi_spec.arrays import itemsize
 from taichi_spec.bins import Account, columns_of
 from taichi_spec.fft import blocks_layout
-from taichi_spec.fft.blocks import BlocksEngine, Pass, in_range
+from taichi_spec.fft.blocks import BlocksEngine, in_range
 from taichi_spec.fft.blocks_compare import Room
 from taichi_spec.fft.blocks_layout import LAUNCHED, Head, goal_width, record_of
+from taichi_spec.fft.blocks_pass import Pass
 from taichi_spec.fft.blocks_seams import seams
 from taichi_spec.fft.frames_chirp import chirp_table, convolution
 from taichi_spec.fft.frames_compare import by_stages
