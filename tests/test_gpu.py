@@ -14,7 +14,7 @@ import taichi_spec as ts
 from support import TOLERANCE, check_equal_frames, dtypes, error, field, large, signals, skip_large_in_software
 from taichi_spec import functional, runtime
 from taichi_spec.engines import Options, make_engine
-from taichi_spec.fft import blocks, blocks_layout, frames, matrix, matrix_layout
+from taichi_spec.fft import blocks, blocks_layout, frames, frames_layout, matrix, matrix_layout
 from taichi_spec.fft.blocks import BlocksEngine
 from taichi_spec.fft.frames import FramesEngine
 from taichi_spec.fft.matrix import MatrixEngine
@@ -41,7 +41,7 @@ def kind(request, gpu_engines, restarted, monkeypatch):
     for before in {BlocksEngine: (), FramesEngine: ("blocks",), MatrixEngine: ("blocks", "frames")}[engine]:
         monkeypatch.setattr(f"taichi_spec.fft.{before}.supports", lambda *sizes: False)
     if request.param is Chirped:
-        monkeypatch.setattr(frames, "is_smooth", lambda n_fft: False)
+        monkeypatch.setattr(frames_layout, "is_smooth", lambda n_fft: False)
     if request.param is Teams:
         monkeypatch.setattr(matrix_layout, "nearest_to_a_square", lambda n_fft: None)
     monkeypatch.setattr(matrix_layout, "GRID", 32)  # so few blocks that each has several groups of lines
@@ -146,7 +146,7 @@ def test_value_and_gradients(kind, n_fft, hop, edges, shape):
 @pytest.mark.parametrize("shape", [(2, 70_003), (1, 150_000), (2049, 64)], ids=str)
 def test_long_signals_and_large_batches(kind, shape, monkeypatch):
     """Teams have several runs then, of several frames; matrices several chunks of frames."""
-    for engine in (blocks_layout, frames):
+    for engine in (blocks_layout, frames_layout):
         monkeypatch.setattr(engine, "teams_at_work", lambda *_: 128)
     monkeypatch.setattr("taichi_spec.fft.runs.AHEAD", 1)
     monkeypatch.setattr("taichi_spec.fft.runs.LEAST", 4)

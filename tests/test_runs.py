@@ -8,7 +8,7 @@ import pytest
 import taichi as ti
 
 from taichi_spec import STFT
-from taichi_spec.fft import blocks_layout, frames, lanes_layout, lines, matrix_layout, rows
+from taichi_spec.fft import blocks_layout, frames_layout, lanes_layout, lines, matrix_layout, rows
 from taichi_spec.fft.matrix_layout import Lines
 from taichi_spec.fft.plan import Plan
 from taichi_spec.fft.runs import AHEAD, BEGINNING, LEAST, MOST, Runs
@@ -142,9 +142,9 @@ def test_runs_on_the_cpu_are_worth_their_beginning(log2_samples, pack, runs):
 
 @pytest.mark.parametrize("transforms,teams", [(10, 100), (6400, 200), (10**6, 500)])
 def test_teams_of_frames_in_shared_memory(transforms, teams):
-    line = frames.Line(1000, 250, 64, Plan(1000, (10, 10, 10)), 100, True, least_blocks=100, most_blocks=500)
-    assert frames.teams_at_work(line, transforms) == teams
-    runs = frames.runs_of(line, STFT(1000), 1, 1000 + 250 * (transforms - 1), fixed=False)
+    line = frames_layout.Line(1000, 250, 64, Plan(1000, (10, 10, 10)), 100, True, least_blocks=100, most_blocks=500)
+    assert frames_layout.teams_at_work(line, transforms) == teams
+    runs = frames_layout.runs_of(line, STFT(1000), 1, 1000 + 250 * (transforms - 1), fixed=False)
     assert runs.teams == teams and runs.begin(runs.number) == transforms
 
 
@@ -189,7 +189,7 @@ def test_lines_of_matrices_meet_in_no_bank(beside, n, count):
 @pytest.mark.parametrize(
     "n,columns,pairs", [(16_384, (16, 8), 64), (64, (8, 1), 4), (675, (5, 5), 13), (16_807, (7, 7), 25)]
 )
-def test_frames_as_matrices(n, columns, pairs):
+def test_frames_as_matrices(running_cpu, n, columns, pairs):
     """Of 25 rows 12 are compared with 12 others, and one with itself; of 128, two."""
     matrix = matrix_layout.nearest_to_a_square(n)
     assert matrix.columns.radices == columns and matrix.pairs == pairs
@@ -204,9 +204,9 @@ def test_frames_as_matrices(n, columns, pairs):
 @pytest.mark.parametrize("n,fits", [(3000, True), (3072, False), (3125, False), (60_480, False)])
 def test_frames_that_do_not_fit_have_no_plan(monkeypatch, n, fits):
     """Of the longest ones there are too many to count."""
-    monkeypatch.setattr(frames, "shared_bytes", lambda arch: 48 * 1024)
-    monkeypatch.setattr(frames, "in_software", lambda arch: False)
+    monkeypatch.setattr(frames_layout, "shared_bytes", lambda arch: 48 * 1024)
+    monkeypatch.setattr(frames_layout, "in_software", lambda arch: False)
     known = rows.rows_of.cache_info().misses
-    line = frames.choose(STFT(n), ti.f32, "vulkan", None, 0)
+    line = frames_layout.choose(STFT(n), ti.f32, "vulkan", None, 0)
     assert (line is not None) == fits
     assert n <= 3072 or rows.rows_of.cache_info().misses == known
