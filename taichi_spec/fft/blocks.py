@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from taichi_spec.arrays import MAX_INDEX, new_array, upload, upload_integers
 from taichi_spec.bins import Account, Parts, columns_of
 from taichi_spec.fft.blocks_bins import whole_bins
-from taichi_spec.fft.blocks_compare import band_tables, by_stages
+from taichi_spec.fft.blocks_compare import by_stages
 from taichi_spec.fft.blocks_layout import Head, Layout, choose, goal_width, record_of, runs_of, scratch_of
 from taichi_spec.fft.blocks_levels import levels
 from taichi_spec.fft.blocks_pass import Pass, fused_kernel
@@ -51,6 +51,7 @@ from taichi_spec.fft.blocks_seams import seams
 from taichi_spec.fft.blocks_shared import shared_memory
 from taichi_spec.fft.blocks_transform import transforms
 from taichi_spec.fft.blocks_window import SECTOR, windows
+from taichi_spec.fft.compare_room import band_tables
 from taichi_spec.fft.fused import GPUEngine
 from taichi_spec.fft.pairs import KNOWN, MAX_KNOWN, bits_of, power_of_two
 from taichi_spec.fft.runs import Runs

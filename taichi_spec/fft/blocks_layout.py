@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from taichi_spec.arrays import itemsize
 from taichi_spec.bins import columns_of, quantities_of, transport_parts
-from taichi_spec.fft.blocks_compare import Room
+from taichi_spec.fft.compare_room import Room
 from taichi_spec.fft.runs import LEAST, Runs
 from taichi_spec.fft.stages import Stages
 from taichi_spec.runtime import cuda_multiprocessors, in_software, shared_bytes, warp_threads
@@ -52,7 +52,7 @@ class Layout:
     cuda: bool = False
     resident: int = 0  # so many of the table's first entries a block keeps in shared memory
     warp: int = 0  # so many neighbouring threads compare their peaks without shared memory
-    room: Room | None = None  # what `blocks_compare` needs of shared memory, where it takes part
+    room: Room | None = None  # what `compare_stages` needs of shared memory, where it takes part
     most_blocks: int = GRID  # how many blocks are launched: see `teams_at_work`
     by_halves: bool = False  # whether real and imaginary parts are exchanged one after the other: see `_vulkan_blocks`
 

@@ -7,7 +7,7 @@ from typing import Any
 import taichi as ti
 
 from taichi_spec.bins import Parts
-from taichi_spec.fft.blocks_compare import BandPlaces
+from taichi_spec.fft.compare_room import BandPlaces
 from taichi_spec.fft.stages import Stages
 from taichi_spec.framing import annotation
 from taichi_spec.terms import Term

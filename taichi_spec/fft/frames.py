@@ -48,14 +48,8 @@ POSITIONS = 2 * len(Head._fields)  # where in the table of integers the bins' pl
 def one_pass(this: Pass) -> SimpleNamespace:
     """The functions of one pass: as `blocks.one_pass`'s."""
     layout, dtype, terms, parts, wanted = this.layout, this.dtype, this.terms, this.parts, this.wanted
-    gradient, totals, fixed, stages, places, cut = (
-        this.gradient,
-        this.totals,
-        this.fixed,
-        this.stages,
-        this.places,
-        this.cut,
-    )
+    gradient, totals, fixed, cut = this.gradient, this.totals, this.fixed, this.cut
+    stages, places = this.stages, this.places
     C, SUMS, BY_STAGES = len(parts), len(wanted), stages is not None
     N, H, T, OVERLAP = layout.n_fft, layout.hop, layout.threads, layout.overlap
     FRAMES = 2 if fixed else 1  # frames per transform
@@ -64,9 +58,8 @@ def one_pass(this: Pass) -> SimpleNamespace:
     RINGS = 3 - FRAMES if gradient or not totals else 0
     PEAKS, SHARED = 2 * PLANE + RINGS * N, layout.numbers(RINGS)  # where these begin, and all ends
     USED, CHIRPED, WAYS = layout.used, layout.chirped, 1 + gradient
-    SPAN = (
-        max(USED * M, H) + (FRAMES - 1) * H
-    )  # samples from a transform's first to its last one, or to the end of a row
+    # Samples from a transform's first to its last one, or to the end of a row.
+    SPAN = max(USED * M, H) + (FRAMES - 1) * H
     RECORD, COEFFICIENTS = record_of(layout, SUMS, fixed, gradient), Account.of(terms).coefficients
     HEAD, LENGTHS = Head.of(gradient), places.end
     measures = measures_of(parts, fixed, dtype, tuple(map(parts.index, wanted)))

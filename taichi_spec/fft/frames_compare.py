@@ -1,8 +1,7 @@
-"""What a team of `frames` does by stages between its two transforms, or a block of `matrix`: see `stages`.
+"""What a team of `frames` does by stages between its two transforms, or a block of `matrix`: see `compare_stages`.
 
-As in `blocks_compare`, whose functions of quantities these are, but the bins are in shared memory, or in memory: G of x where
-the transform left bin k, and G of y where it left bin N - k. Where the two are one place both are real: one is its real part,
-one its imaginary.
+The bins are in shared memory, or in memory: G of x where the transform left bin k, and G of y where it left bin N - k. Where
+the two are one place both are real: one is its real part, one its imaginary.
 """
 
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import taichi as ti
 
 from taichi_spec.bins import Parts
-from taichi_spec.fft.blocks_compare import BandPlaces, Room, stage_functions
+from taichi_spec.fft.compare_room import BandPlaces, Room
+from taichi_spec.fft.compare_stages import stage_functions
 from taichi_spec.fft.stages import Stages
 
 
@@ -18,7 +18,7 @@ def by_stages(n_fft: int, dtype: Any, parts: Parts, fixed: bool, gradient: bool,
               places: BandPlaces, tools: Any) -> Any:  # fmt: skip
     """The `ti.func` from a frame's transform to its sums and, in its place, to the gradients' transform.
 
-    Args: as `blocks_compare.stage_functions`', but for
+    Args: as `compare_stages.stage_functions`', but for
         tools: also `place`, from the table of integers to where a bin lies, and `read` and `write` for what is there.
     """
     N, T, C = n_fft, room.threads, len(parts)

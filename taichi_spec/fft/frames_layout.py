@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from taichi_spec.arrays import itemsize
 from taichi_spec.fft import blocks_layout
-from taichi_spec.fft.blocks_compare import Room
 from taichi_spec.fft.blocks_layout import LAUNCHED
+from taichi_spec.fft.compare_room import Room
 from taichi_spec.fft.frames_chirp import chirp_table
 from taichi_spec.fft.lines import line_table
 from taichi_spec.fft.plan import Plan, is_smooth, smooth_size

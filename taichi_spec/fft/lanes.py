@@ -7,7 +7,7 @@ meet.
     load       the samples that are new since the last step, transposed into a ring of N lane vectors   lanes_signals
     fill       window times ring, scaled to about 1, the two signals as real and imaginary part         lanes_window
     transform  in place, passes from left to right: bins come out in digit-reversed order               lanes_transform
-    compare    both spectra, the distances, both gradients, packed again                                lanes_compare
+    compare    both spectra, the distances, both gradients, packed again                lanes_compare, lanes_stages
     transform  in place, passes from right to left: back in natural order                               lanes_transform
     overlap    window times frame, added to a ring of N lane vectors                                    lanes_window
     flush      the samples that no later frame of the segment touches: to the gradients                 lanes_signals
@@ -37,10 +37,11 @@ from numpy.typing import NDArray
 from taichi_spec.arrays import new_array, new_vectors, upload, upload_integers
 from taichi_spec.bins import Account, Parts, finish_function
 from taichi_spec.fft.fused import BinEngine
-from taichi_spec.fft.lanes_compare import NOTES, VECTOR_BYTES, by_stages, columns_of_bands, lane_count, whole_bins
-from taichi_spec.fft.lanes_layout import Size, layout, seats, size_of
+from taichi_spec.fft.lanes_compare import whole_bins
+from taichi_spec.fft.lanes_layout import NOTES, VECTOR_BYTES, Size, lane_count, layout, seats, size_of
 from taichi_spec.fft.lanes_seams import seams
 from taichi_spec.fft.lanes_signals import signals
+from taichi_spec.fft.lanes_stages import by_stages, columns_of_bands
 from taichi_spec.fft.lanes_transform import transforms
 from taichi_spec.fft.lanes_window import windows
 from taichi_spec.fft.plan import Bluestein, Plan, factorise, is_smooth, smooth_size

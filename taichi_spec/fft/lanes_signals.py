@@ -9,7 +9,7 @@ from typing import Any
 
 import taichi as ti
 
-from taichi_spec.fft.lanes_compare import lane_count
+from taichi_spec.fft.lanes_layout import lane_count
 from taichi_spec.runtime import bounds_checked
 
 

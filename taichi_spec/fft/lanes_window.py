@@ -11,7 +11,8 @@ from typing import Any
 
 import taichi as ti
 
-from taichi_spec.fft.lanes_compare import lane_count, powers_of_two
+from taichi_spec.fft.lanes_compare import powers_of_two
+from taichi_spec.fft.lanes_layout import lane_count
 from taichi_spec.vectors import absolute
 
 
@@ -101,7 +102,7 @@ def windows(dtype: Any, fixed: bool, place: Any) -> SimpleNamespace:
                 scales = (notes + (i & zero)) ^ zero  # read each time, so that they come as vectors
                 a = work[(to_a + i) ^ zero] * (work[scales] * window[i])
                 b = work[(to_b + i) ^ zero] * (work[scales + 1] * window[i])
-                # Read, though never used, as zero is 0: see above.
+                # Read, though never used, as zero is 0: see `lanes`.
                 work[at], work[at + 1] = ti.select(zero == 0, a, work[at]), ti.select(zero == 0, b, work[at + 1])
                 i = (i + 1) ^ zero
             part = (part + 1) ^ zero

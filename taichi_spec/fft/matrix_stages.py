@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from taichi_spec.arrays import new_array
 from taichi_spec.bins import Parts
 from taichi_spec.fft import matrix_layout
-from taichi_spec.fft.blocks_compare import BandPlaces, Room, band_tables
 from taichi_spec.fft.butterflies import butterflies
+from taichi_spec.fft.compare_room import BandPlaces, Room, band_tables
 from taichi_spec.fft.frames_compare import by_stages
 from taichi_spec.fft.matrix_columns import Integers, nothing, whole_of
 from taichi_spec.fft.matrix_layout import BLOCK, LEVELS, Lines, Matrix
@@ -274,7 +274,7 @@ def stages_kernel(n_fft: int, dtype: Any, parts: Parts, coefficients: int, fixed
                   room: Room, places: BandPlaces, most: int) -> Any:  # fmt: skip
     """The kernel that compares a chunk's frames.
 
-    Arguments: as `rows_kernel`'s and `blocks_compare.stage_functions`'; most: frames that are at work at once.
+    Arguments: as `rows_kernel`'s and `compare_stages.stage_functions`'; most: frames that are at work at once.
     """
     N, C, FRAMES, T, BLOCKS = n_fft, len(parts), 1 + fixed, room.threads, most
     tools, add_up = memory_tools(room, dtype), adder(dtype, C, T)
