@@ -141,10 +141,11 @@ class OursOnATape:
         return run
 
     def field(self, values: np.ndarray) -> Any:
-        """A field with a gradient that can be removed."""
+        """A field as `ti.field(ti.f32, shape, needs_grad=True)` makes it, but one that can be removed."""
         field = ti.field(ti.f32, needs_grad=True)
         builder = ti.FieldsBuilder()
-        builder.dense(ti.i, len(values)).place(field, field.grad)
+        for part in (field, field.grad):
+            builder.dense(ti.i, len(values)).place(part)
         self.trees.append(builder.finalize())
         field.from_numpy(values)
         return field
