@@ -222,7 +222,7 @@ def one_pass(this: Pass) -> SimpleNamespace:
         sync()
         for j in ti.static(range(SUMS)):
             store_one(sm, mine + ti.static(T * j), values[j])
-        again = integers[HEAD.zero]  # as in load_frames
+        again = integers[HEAD.zero]  # see above: only a run's end needs it
         s = T // 2 + again
         while s > 0:
             sync()

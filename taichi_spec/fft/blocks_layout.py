@@ -93,7 +93,7 @@ class Layout:
 
     @property
     def stray(self) -> int:
-        """How many threads the next frame is away from where this one lies on them: see `blocks`, role_at."""
+        """How many threads the next frame is away from where this one lies on them: see `role_at` in `blocks_window`."""
         return self.hop % self.threads if self.overlap else 0
 
     @property

@@ -138,7 +138,7 @@ def windows(this: Pass, ends: SimpleNamespace, rings: int) -> SimpleNamespace:
                 add_up(re, sm, here, weights, places, N, scale[3])
             done = ti.static([im] if fixed else [im, re])
             if inside:
-                write_rows(gs, (at + here) & KNOWN_SAMPLE, here, done)  # as in `first_pass`
+                write_rows(gs, (at + here) & KNOWN_SAMPLE, here, done)  # as in `take`
             else:
                 for s in ti.static(range(SIGNALS)):
                     for q in ti.static(range(-(-min(H, N) // M))):
