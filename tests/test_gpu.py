@@ -93,9 +93,9 @@ CASES = [
     (BlocksEngine, 256, 128, "constant", (2, 9000)),
     (BlocksEngine, 256, 256, "reflect", (3, 3000)),
     (BlocksEngine, 512, 128, "constant", (2, 5000)),
-    (BlocksEngine, 512, 50, "reflect", (2, 5000)),
+    pytest.param(BlocksEngine, 512, 50, "reflect", (2, 5000), marks=large),
     (BlocksEngine, 1024, 256, "reflect", (3, 9000)),
-    (BlocksEngine, 2048, 512, "none", (1, 20_001)),
+    pytest.param(BlocksEngine, 2048, 512, "none", (1, 20_001), marks=large),
     (FramesEngine, 96, 1, "reflect", (2, 60)),
     (FramesEngine, 35, 50, "constant", (2, 700)),
     (FramesEngine, 36, 36, "none", (2, 300)),
@@ -104,11 +104,11 @@ CASES = [
     (FramesEngine, 112, 28, "none", (2, 900)),
     (FramesEngine, 180, 90, "none", (1, 2001)),
     (FramesEngine, 400, 160, "constant", (1, 20_001)),
-    (FramesEngine, 1000, 333, "reflect", (3, 3000)),
+    pytest.param(FramesEngine, 1000, 333, "reflect", (3, 3000), marks=large),
     (Chirped, 37, 9, "reflect", (3, 700)),
     (Chirped, 74, 1, "none", (2, 200)),
     (Chirped, 121, 150, "constant", (2, 2000)),
-    (Chirped, 509, 200, "reflect", (2, 3000)),
+    pytest.param(Chirped, 509, 200, "reflect", (2, 3000), marks=large),
     pytest.param(Chirped, 947, 252, "none", (1, 20_001), marks=large),
     (MatrixEngine, 64, 1, "reflect", (2, 60)),
     (MatrixEngine, 35, 50, "constant", (2, 700)),
@@ -396,7 +396,12 @@ def test_a_second_engine_of_the_same_sizes_compiles_nothing(small, scale):
 
 @pytest.mark.parametrize(
     "kind,hop",
-    [(MatrixEngine, 20), (MatrixEngine, 100), pytest.param(Teams, 20, marks=large), (Teams, 100)],
+    [
+        (MatrixEngine, 20),
+        (MatrixEngine, 100),
+        pytest.param(Teams, 20, marks=large),
+        pytest.param(Teams, 100, marks=large),
+    ],
     indirect=["kind"],
 )
 def test_items_of_unequal_lengths_in_small_chunks(kind, hop, small, scale):
