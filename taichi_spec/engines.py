@@ -142,11 +142,11 @@ def make_engine(
     batch: int,
     n_samples: int,
     target: Target | None,
-    have_memory: bool = False,
+    as_arrays: bool = False,
 ) -> Any:
     """The engine for signals of shape (batch, n_samples), `target` analysed if it is fixed.
 
-    is_field: whether they are fields; have_memory: and whether all of these have memory of their own.
+    is_field: whether they are fields; as_arrays: and whether kernels take arrays for them, see `fields`.
 
     Raises:
         ValueError: the signals or the target do not fit the transform, or the scratch is too large.
@@ -157,7 +157,7 @@ def make_engine(
             target.check(each.stft, batch, n_samples)
             if target.kind == "magnitudes" and each.needs_phase:
                 raise ValueError(f"target must be a signal for zero_phase='target' or Complex, got {target!r}")
-    engines = [_make_one(each, dtype, is_field, batch, n_samples, target, have_memory) for each in options]
+    engines = [_make_one(each, dtype, is_field, batch, n_samples, target, as_arrays) for each in options]
     return engines[0] if len(engines) == 1 else sum_of(engines, dtype, batch)
 
 
@@ -168,7 +168,7 @@ def _make_one(
     batch: int,
     n_samples: int,
     target: Target | None,
-    have_memory: bool,
+    as_arrays: bool,
 ) -> StagedEngine | FusedEngine:
     """The engine of one resolution."""
     stft, resolution = options.stft, options.resolution
@@ -177,7 +177,7 @@ def _make_one(
     analysed = None if target is None else _analyse(target, options, dtype, batch)
     weights = options.term_weights(batch, n_samples)
     if options.dft is MemoryDFT:
-        engine = _fused_engine(options, dtype, is_field and not have_memory, batch, n_samples, analysed)
+        engine = _fused_engine(options, dtype, is_field and not as_arrays, batch, n_samples, analysed)
         if engine is not None:
             return engine
     bands = array_of(resolution.bands)

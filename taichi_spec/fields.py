@@ -1,10 +1,13 @@
-"""A field's numbers where they lie, for kernels that take arrays.
+"""A field's numbers for kernels that take arrays: where they lie, or copied.
 
 Taichi compiles a field into a kernel: each new field takes the kernel's whole first call once more. An address it does not
-compile. A field of its own, such as `ti.field(ti.f32, shape)` is, lies in memory as an ndarray does.
+compile. A field of its own, such as `ti.field(ti.f32, shape)` is, lies in memory as an ndarray does. A backend that has no
+addresses copies a field that is not too long: all that is compiled for a new one is the copy.
 """
 
+from collections.abc import Sequence
 from functools import cache
+from math import prod
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -46,6 +49,14 @@ def has_memory(field: Any) -> bool:
     return arch_name() in ARCHS and alone and isinstance(block.parent(), impl._Root)
 
 
+def as_arrays(fields: Sequence[Any], scratch_bytes: int) -> bool:
+    """Whether kernels take arrays for these fields: their memory or, where there are no addresses, copies of so many bytes."""
+    if arch_name() in ARCHS:
+        return all(map(has_memory, fields))
+    needed: int = sum(prod(field.shape) * itemsize(float_type(field)) for field in fields)
+    return needed <= scratch_bytes
+
+
 def where_it_lies(signal: Any) -> Any:
     """The memory of a field that has one; else what is given."""
     if not isinstance(signal, ti.Field):
@@ -68,3 +79,20 @@ def address_kernel(rank: int) -> Any:
         return ti.get_addr(field, ti.static([0] * rank))
 
     return address
+
+
+@cache
+def copy_kernel() -> Any:
+    """The kernel that copies a field (T,) or (B, T) to an array."""
+
+    @ti.kernel
+    def copy(field: ti.template(), array: ti.types.ndarray()):
+        """array[b, s] ← field[b, s]."""
+        if ti.static(len(field.shape) == 1):
+            for s in range(field.shape[0]):
+                array[0, s] = field[s]
+        else:
+            for b, s in ti.ndrange(*field.shape):
+                array[b, s] = field[b, s]
+
+    return copy

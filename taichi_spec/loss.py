@@ -10,7 +10,7 @@ import taichi as ti
 from taichi_spec.arrays import new_array
 from taichi_spec.checks import check_float_field, check_signal_field, float_type, has_grad
 from taichi_spec.engines import SCRATCH_BYTES, Options, make_engine
-from taichi_spec.fields import has_memory
+from taichi_spec.fields import as_arrays
 from taichi_spec.launch import Chain, Launch
 from taichi_spec.runtime import check_alive, current_tape, runtime_token
 from taichi_spec.stft import STFT
@@ -44,7 +44,8 @@ class SpectralLoss:
         backward: the direct engine's way back, ``"accumulate"``, ``"per_bin"``, ``"atomic"`` or ``"recompute"``; see
             `taichi_spec.strategies`.
         scratch_bytes: the most scratch memory to take; longer signals are worked through in blocks of frames.
-            ``"per_bin"`` cannot be divided and is refused where it needs more.
+            ``"per_bin"`` cannot be divided and is refused where it needs more. Where Taichi has no address of a field,
+            as on Vulkan, fields that fit in as much again are copied first: new ones compile nothing but the copy.
         bands: a matrix that the magnitudes (or, for terms of powers, the powers) are multiplied by before they are
             compared, such as a `mel_filterbank`  # (n_bands, K); a list with one or None for each of several STFTs
         bin_weights: what each bin of both spectra is multiplied by, such as `a_weighting`  # (K,); a list likewise
@@ -106,8 +107,8 @@ class SpectralLoss:
         self._check_value(value)  # before any memory is taken
         dtype = float_type(x)
         fields = [self.x] if fixed else [self.x, self.target]
-        have_memory = all(map(has_memory, fields))
-        self._engine = make_engine(options, dtype, True, self._batch, self._n_samples, fixed, have_memory)
+        arrays = as_arrays(fields, options[0].scratch_bytes)
+        self._engine = make_engine(options, dtype, True, self._batch, self._n_samples, fixed, arrays)
         self._total = new_array(dtype, (self._batch,))
         self._upstream = new_array(dtype, (self._batch,))
         self._owns_value = value is None

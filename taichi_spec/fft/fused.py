@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from taichi_spec.arrays import new_array, upload
 from taichi_spec.bins import Account, Parts, columns_of, parts_of
-from taichi_spec.fields import where_it_lies
+from taichi_spec.fields import copy_kernel, where_it_lies
 from taichi_spec.framing import add, annotation
 from taichi_spec.launch import Chain, Launch
 from taichi_spec.terms import SumsTerm, Term, unweighted
@@ -25,7 +25,7 @@ class FusedEngine(ABC):
 
     Args:
         dtype: ti.f32 or ti.f64, of the signals.
-        is_field: whether the signals are fields that have no memory of their own; or else ndarrays, or fields that have.
+        is_field: whether kernels take fields; or else arrays, which stand for fields too: see `fields`.
         batch, n_samples: B and T.
         fixed: whether the target is an array of magnitudes, which has no gradient.
     """
@@ -35,6 +35,7 @@ class FusedEngine(ABC):
         self.kept: list[Any] = []  # ∂L/∂x and ∂L/∂y, (B, T) each, made by the first forward in a tape
         self.chains: dict[bool, Chain] = {}  # with gradients and without, made when first needed
         self.ways_back: dict[tuple[bool, bool], Chain] = {}  # likewise, by which gradients are wanted
+        self.copies: dict[str, tuple[Any, Chain]] = {}  # of fields without memory: an array (B, T), and what fills it
 
     def forward(self, x: Any, y: Any, total: Any, keep: bool) -> None:
         """total[b] ← L[b]; y is None where the target is fixed. `keep`: a backward follows."""
@@ -76,8 +77,20 @@ class FusedEngine(ABC):
             grads = ("grad_x", None if self.fixed else "grad_y") if gradient else (None, None)
             self.chains[gradient] = Chain(self.launches("total", *grads), self.spared)
         if not self.is_field:
-            x, y = where_it_lies(x), where_it_lies(y)
+            x, y = self._array_of("x", x), self._array_of("y", y)
         self.chains[gradient](x=x, y=y, total=total, grad_x=grad_x, grad_y=grad_y)
+
+    def _array_of(self, name: str, signal: Any) -> Any:
+        """What kernels take for a signal: where a field lies, or else a copy of what is in it now; an array as it is."""
+        signal = where_it_lies(signal)
+        if not isinstance(signal, ti.Field):
+            return signal
+        if name not in self.copies:
+            copy = new_array(self.dtype, (self.batch, self.n_samples))
+            self.copies[name] = copy, Chain([Launch(copy_kernel(), ("field", copy))])
+        copy, fill = self.copies[name]
+        fill(field=signal)
+        return copy
 
     @property
     @abstractmethod
