@@ -397,7 +397,7 @@ def test_a_second_engine_of_the_same_sizes_compiles_nothing(small, scale):
 @pytest.mark.parametrize(
     "kind,hop",
     [
-        (MatrixEngine, 20),
+        pytest.param(MatrixEngine, 20, marks=large),
         (MatrixEngine, 100),
         pytest.param(Teams, 20, marks=large),
         pytest.param(Teams, 100, marks=large),
