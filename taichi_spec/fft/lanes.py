@@ -46,6 +46,7 @@ from taichi_spec.fft.lanes_transform import transforms
 from taichi_spec.fft.lanes_window import windows
 from taichi_spec.fft.plan import Bluestein, Plan, factorise, is_smooth, smooth_size
 from taichi_spec.fft.stages import Stages, gains_of, goal_of, stages_of
+from taichi_spec.framing import annotation
 from taichi_spec.launch import Launch
 from taichi_spec.stft import STFT
 from taichi_spec.terms import Term
@@ -96,7 +97,7 @@ def lane_kernel(
     finish = finish_function(terms, dtype, account_of)
     pack = 2 if fixed else 1  # frames of a segment in one transform
     streams = 1 if fixed else 2  # signals in one transform
-    Signal = ti.template() if is_field else ti.types.ndarray()
+    Signal = annotation(is_field)
     Gradient = ti.types.ndarray()
     Vectors = ti.types.ndarray(dtype=ti.types.vector(L, dtype), ndim=1)
     Numbers = ti.types.ndarray(dtype=dtype, ndim=1)
