@@ -140,6 +140,17 @@ def test_runs_on_the_cpu_are_worth_their_beginning(log2_samples, pack, runs):
     assert layout.frames * layout.segments >= layout.total > layout.frames * (layout.segments - 1)
 
 
+def test_work_memory_of_the_cpu_is_bounded(monkeypatch):
+    arguments = (1024, 2**20, 1, 1, 8, 64, 1, 513, 0, 0)
+    layout = lanes_layout.layout(STFT(1024), *arguments)
+    assert layout.slots == layout.runs == 16  # of 64 threads
+    monkeypatch.setattr(lanes_layout, "PLACES", 5 * layout.vectors)
+    assert lanes_layout.layout(STFT(1024), *arguments).slots == 5
+    monkeypatch.setattr(lanes_layout, "PLACES", layout.vectors - 1)
+    with pytest.raises(ValueError, match=r"n_fft must be .*, got 1024"):
+        lanes_layout.layout(STFT(1024), *arguments)
+
+
 @pytest.mark.parametrize("transforms,teams", [(10, 100), (6400, 200), (10**6, 500)])
 def test_teams_of_frames_in_shared_memory(transforms, teams):
     line = frames_layout.Line(1000, 250, 64, Plan(1000, (10, 10, 10)), 100, True, least_blocks=100, most_blocks=500)

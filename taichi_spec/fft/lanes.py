@@ -38,7 +38,7 @@ from taichi_spec.arrays import new_array, new_vectors, upload, upload_integers
 from taichi_spec.bins import Account, Parts, finish_function
 from taichi_spec.fft.fused import BinEngine
 from taichi_spec.fft.lanes_compare import whole_bins
-from taichi_spec.fft.lanes_layout import NOTES, VECTOR_BYTES, Size, lane_count, layout, seats, size_of
+from taichi_spec.fft.lanes_layout import NOTES, VECTOR_BYTES, Size, keeps_vectors, lane_count, layout, seats, size_of
 from taichi_spec.fft.lanes_seams import seams
 from taichi_spec.fft.lanes_signals import signals
 from taichi_spec.fft.lanes_stages import by_stages, columns_of_bands
@@ -54,14 +54,16 @@ from taichi_spec.terms import Term
 BLOCK_BYTES = 1 << 14  # parts of a transform that are finished within the first cache
 TASK = 512  # iterations of a parallel loop: Taichi gives a CPU's thread no fewer, whatever `block_dim` says
 
-# How to have LLVM join lanes to vector instructions. Taichi hands it L scalars each time, and it joins those whose
-# addresses it can prove to be consecutive. Three things keep it from that, and so the loops of `lanes_transform`,
-# `lanes_signals`, `lanes_window` and `lanes_seams` look as they do:
-# - A 32-bit loop counter might wrap around, for all it knows. `^ zero`, where zero is among the sizes and is 0,
-#   hides the counter: what is left is a number shifted to the left, and adding less than the shift cannot wrap.
+# How LLVM comes to few instructions. Lanes are vectors for it, but with a user's own term Taichi hands it L scalars each time,
+# and it joins those whose addresses it can prove to be consecutive. So the loops of `lanes_transform`, `lanes_signals`,
+# `lanes_window` and `lanes_seams` look as they do:
+# - A 32-bit index might wrap around, for all it knows. One `& PLACES` cannot: so it knows scalars to be consecutive, and has
+#   one address for a vector and the next one, real and imaginary part, instead of an address for each. Not so if it knows
+#   the index to be even: then it takes the addition of one for an `or`. So `base` and tables count vectors, not pairs.
+# - What goes along with a loop's counter is hidden by `^ zero` as well, or it keeps one for each address that follows from it.
 # - Where it can, it vectorises over the iterations of a loop first, with gathers and scatters. It leaves alone a
-#   `while` whose counter is hidden by `^ zero`.
-# - It reads an array's address anew for each store, but not where the vector that is stored to was read before.
+#   `while` whose counter is hidden by `^ zero`, where zero is among the sizes and is 0.
+# - It reads an array's address anew for each store of a scalar, but not where it was read before.
 # Other loops are such a `while` too, where LLVM would unroll them, the outer ones with all that is in them: to twice
 # the code, no faster. Taichi's cache does not hold machine code, which each process has made anew.
 
@@ -110,8 +112,9 @@ def lane_kernel(
     of_signals, of_frames = signals(dtype, is_field, fixed), transforms(dtype, radices)
     load, flush, all_whole, place = of_signals.load, of_signals.flush, of_signals.all_whole, of_signals.place
     transform, convolve = of_frames.transform, of_frames.convolve
-    windowed, meeting = windows(dtype, fixed, place), seams(dtype, fixed, of_signals)
+    windowed = windows(dtype, fixed, keeps_vectors(terms), place, of_signals.piece)
     fill, overlap = windowed.fill, windowed.overlap
+    meeting = seams(dtype, fixed, of_signals)
     all_end, leave, add_halos, fold = meeting.all_end, meeting.leave, meeting.add_halos, meeting.fold
     if stages is None:
         compare = whole_bins(dtype, parts, fixed, backward, place)
@@ -132,8 +135,8 @@ def lane_kernel(
             if task % TASK == 0:
                 slot, size = task // TASK, size_of(sizes)
                 zero = size.zero
-                base = slot * size.vectors // 2
-                notes = slot * size.vectors + 2 * size.inner
+                base = slot * size.vectors
+                notes = base + 2 * size.inner
                 rings = notes + NOTES + size.columns
                 sums = rings + streams * size.length
                 other = (streams - 1) * size.length
@@ -303,7 +306,7 @@ class LanesEngine(BinEngine):
             )
             k = np.arange(n // 2 + 1)
             pairs = np.stack([k, -k % n], 1)
-        self.pairs = upload_integers(pairs)
+        self.pairs = upload_integers(2 * pairs)
 
     def _pack(self, target: Any) -> Any:
         """The target, for each run, step and bin or band a vector for each of the two frames in a transform.
@@ -323,10 +326,9 @@ class LanesEngine(BinEngine):
     def spared(self) -> tuple[str, ...]:
         """As `FusedEngine` says: what takes half of the first call, and changes nothing.
 
-        And lanes stay vectors for LLVM, unless a term that is not one of ours may need what Taichi does with numbers alone.
+        And lanes stay vectors for LLVM where they can.
         """
-        ours = all(type(term).__module__.startswith("taichi_spec.terms.") for term in self.terms)
-        return ("cfg_optimization", *["real_matrix_scalarize"] * ours)
+        return ("cfg_optimization", *["real_matrix_scalarize"] * keeps_vectors(self.terms))
 
     def _evaluation(self, grad_x: Any, grad_y: Any, parts: Parts, total: Any, adds: bool) -> list[Launch]:
         backward = grad_x is not None

@@ -11,7 +11,7 @@ from typing import Any
 import taichi as ti
 
 from taichi_spec.bins import Parts, part_distance
-from taichi_spec.fft.lanes_layout import NOTES, lane_count
+from taichi_spec.fft.lanes_layout import NOTES, PLACES, lane_count
 
 CHUNK = 256  # bins
 # Added to the amplitude of a bin in a frame of about 1: far below rounding, and a slope divided by it stays finite.
@@ -117,13 +117,13 @@ def whole_bins(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any
             k = chunk * CHUNK
             end_k = ti.min(bins, (chunk + 1) * CHUNK)
             while k < end_k:
-                p, m = 2 * (base + pairs[k, 0]), 2 * (base + pairs[k, 1])
+                p, m = (base + pairs[k, 0]) & PLACES, (base + pairs[k, 1]) & PLACES
                 ar, ai, br, bi = unpack(work, p, m, apart)
                 a, b = ti.sqrt(ar * ar + ai * ai), ti.sqrt(br * br + bi * bi)
                 slope_a, slope_b = lane(0), lane(0)
                 at = 2 * (record * bins + k)
                 for j in ti.static(range(C)):
-                    coefficient = work[(notes + NOTES + j) ^ zero]
+                    coefficient = work[(notes + NOTES + j) & PLACES]
                     if ti.static(fixed):
                         phi, phi_a, _ = distance(a * power_a, goal[at], j)
                         values_a[j] += phi

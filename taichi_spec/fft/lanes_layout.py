@@ -7,8 +7,12 @@ import taichi as ti
 from numpy.typing import NDArray
 
 from taichi_spec.stft import STFT
+from taichi_spec.terms import Term
 
 VECTOR_BYTES = 32  # with 64, 2^20 samples at n_fft 1024 take 7.3 ms instead of 5.8 even where there is AVX-512
+# Work memory has no more vectors. An index & PLACES is one that LLVM knows not to wrap around when a little is added or it
+# is multiplied by the lanes: see `lanes`.
+PLACES = 2**27 - 1
 NOTES = 7  # vectors that say how a step's frames are scaled; the coefficients of the sums follow
 ARRAYS = 4  # of a quantity: q, r, ∂q, ∂r
 SPARE = 4  # vectors before them, for what is needed lane by lane
@@ -26,6 +30,11 @@ Size = ti.types.struct(
 def lane_count(dtype) -> int:
     """How many frames ride side by side."""
     return VECTOR_BYTES // (8 if dtype == ti.f64 else 4)
+
+
+def keeps_vectors(terms: tuple[Term, ...]) -> bool:
+    """Whether lanes stay vectors for LLVM: not if a term that is not one of ours may need what Taichi does with numbers."""
+    return all(type(term).__module__.startswith("taichi_spec.terms.") for term in terms)
 
 
 @ti.func
@@ -63,6 +72,9 @@ def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes:
     # work memory of a slot: transform, notes and coefficients, rings, sums, quantities
     scratch = NOTES + columns + 2 * (3 - pack) * (n + shift)
     vectors = 2 * inner + scratch + SPARE + ARRAYS * pack * quantities * rows
+    vectors += vectors % 2  # real and imaginary part in one line of cache
+    if vectors > PLACES:
+        raise ValueError(f"n_fft must be less than about 2**24, longer frames do not fit in work memory, got {n}")
     return SimpleNamespace(
         n=n, inner=inner, hop=hop, samples=n_samples, items=batch, pad=stft.pad,
         reflect=int(stft.center and stft.pad_mode == "reflect"), total=total,
@@ -72,7 +84,7 @@ def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes:
         gap=max(0, hop - n) * (pack - 1),  # samples between the two frames of a step that the ring leaves out
         overhang=max(0, n - hop),
         goal_run=steps, goal_step=1,  # records of the goal from run to run, from step to step
-        slots=min(threads, runs), vectors=vectors + vectors % 2, columns=columns,
+        slots=min(threads, runs, PLACES // vectors), vectors=vectors, columns=columns,
         rows=rows, width=width,
         axis=n,  # steps of the frequency axis in a sampling rate
         scratch=scratch, zero=0,

@@ -9,7 +9,7 @@ from typing import Any
 
 import taichi as ti
 
-from taichi_spec.fft.lanes_layout import lane_count
+from taichi_spec.fft.lanes_layout import PLACES, lane_count
 
 
 def seams(dtype: Any, fixed: bool, signals: SimpleNamespace) -> SimpleNamespace:
@@ -46,7 +46,7 @@ def seams(dtype: Any, fixed: bool, signals: SimpleNamespace) -> SimpleNamespace:
             while part < 2:
                 i, end, shift = piece(part, begin, begin + size.overhang, offset, size)
                 while i < end:
-                    value = work[(ring + shift + i) ^ zero]
+                    value = work[(ring + shift + i) & PLACES]
                     for l in ti.static(range(L)):
                         halo[at[l] + i] = value[l]
                     i = (i + 1) ^ zero

@@ -9,7 +9,7 @@ from typing import Any
 
 import taichi as ti
 
-from taichi_spec.fft.lanes_layout import lane_count
+from taichi_spec.fft.lanes_layout import PLACES, lane_count
 from taichi_spec.runtime import bounds_checked
 
 
@@ -147,7 +147,7 @@ def signals(dtype: Any, is_field: bool, fixed: bool) -> SimpleNamespace:
                 i, end, shift = piece(part, fresh, size.length, offset, size)
                 while i < end:
                     samples = [cell(x, item[l], first[l] + i) for l in ti.static(range(L))]
-                    work[(ring + shift + i) ^ zero] = lane(samples)
+                    work[(ring + shift + i) & PLACES] = lane(samples)
                     i = (i + 1) ^ zero
                 part = (part + 1) ^ zero
         else:
@@ -209,7 +209,7 @@ def signals(dtype: Any, is_field: bool, fixed: bool) -> SimpleNamespace:
             while part < 2:
                 i, end, shift = piece(part, 0, pack * size.hop, offset, size)
                 while i < end:
-                    value = work[(ring + shift + i) ^ zero]
+                    value = work[(ring + shift + i) & PLACES]
                     for l in ti.static(range(L)):
                         put_cell(g, item[l], first[l] + i, value[l], adds)
                     i = (i + 1) ^ zero

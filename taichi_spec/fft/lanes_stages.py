@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from taichi_spec.arrays import upload, upload_integers
 from taichi_spec.bins import Parts
 from taichi_spec.fft.lanes_compare import CHUNK, TINY, each_lane, packing, powers_of_two
-from taichi_spec.fft.lanes_layout import ARRAYS, NOTES, SPARE, lane_count
+from taichi_spec.fft.lanes_layout import ARRAYS, NOTES, PLACES, SPARE, lane_count
 from taichi_spec.fft.lanes_transport import transporting
 from taichi_spec.fft.stages import Stages, rows_of
 from taichi_spec.polar import polar
@@ -84,7 +84,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
     def clear(work: ti.template(), at, other, size: ti.template(), zero):
         j = 0 ^ zero
         while j < size.rows:
-            work[(at + j) ^ zero], work[(at + other + j) ^ zero] = lane(0), lane(0)
+            work[(at + j) & PLACES], work[(at + other + j) & PLACES] = lane(0), lane(0)
             j = (j + 1) ^ zero
 
     @ti.func
@@ -92,7 +92,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
                  size: ti.template(), zero):  # fmt: skip
         e, end = bands[k], bands[k + 1]
         while e < end:
-            i = (at + bands[size.n // 2 + 2 + e]) ^ zero
+            i = (at + bands[size.n // 2 + 2 + e]) & PLACES
             work[i], work[i + other] = work[i] + a * entries[e], work[i + other] + b * entries[e]
             e = (e + 1) ^ zero
 
@@ -102,7 +102,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
         a, b = lane(0), lane(0)
         e, end = bands[k], bands[k + 1]
         while e < end:
-            i = (at + bands[size.n // 2 + 2 + e]) ^ zero
+            i = (at + bands[size.n // 2 + 2 + e]) & PLACES
             a += work[i] * entries[e]
             b += work[i + other] * entries[e]
             e = (e + 1) ^ zero
@@ -121,7 +121,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
                 clear(work, block(i, 0, notes, size), other, size, zero)
         k = 0 ^ zero
         while k <= size.n // 2:
-            ar, ai, br, bi = unpack(work, 2 * (base + pairs[k, 0]), 2 * (base + pairs[k, 1]), apart)
+            ar, ai, br, bi = unpack(work, base + pairs[k, 0], base + pairs[k, 1], apart)
             a = ti.sqrt(ar * ar + ai * ai) * (power_a * gains[k])
             b = ti.sqrt(br * br + bi * bi) * (power_b * gains[k])
             for i in ti.static(range(Q)):
@@ -132,7 +132,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
                 if ti.static(banded):
                     to_bands(work, at, other, k, q, r, bands, entries, size, zero)
                 else:
-                    work[(at + k) ^ zero], work[(at + other + k) ^ zero] = q, r
+                    work[(at + k) & PLACES], work[(at + other + k) & PLACES] = q, r
             k = (k + 1) ^ zero
 
     @ti.func
@@ -147,7 +147,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
             if ti.static(banded):
                 a, b = from_bands(work, at, other, k, bands, entries, size, zero)
             else:
-                a, b = work[(at + k) ^ zero], work[(at + other + k) ^ zero]
+                a, b = work[(at + k) & PLACES], work[(at + other + k) & PLACES]
             slopes[2 * int(names[i] == "power")] += a
             slopes[2 * int(names[i] == "power") + 1] += b
         return slopes[0], slopes[1], slopes[2], slopes[3]
@@ -185,7 +185,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
         tiny = ti.cast(TINY[dtype], dtype)
         k = 0 ^ zero
         while k <= size.n // 2:
-            p, m = 2 * (base + pairs[k, 0]), 2 * (base + pairs[k, 1])
+            p, m = base + pairs[k, 0], base + pairs[k, 1]
             ar, ai, br, bi = unpack(work, p, m, apart)
             to_a, to_b = gains[k] * power_a, gains[k] * power_b
             slope_a, slope_b, of_power_a, of_power_b = slopes_of_bin(work, notes, k, bands, entries, size, zero)
@@ -220,7 +220,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
                 total = lane(0)
                 j = 0 ^ zero
                 while j < size.rows:
-                    total += absolute(work[(at + j) ^ zero])
+                    total += absolute(work[(at + j) & PLACES])
                     j = (j + 1) ^ zero
                 level += total * (work[notes + 2 + half] if ti.static(names[i] == "power") else lane(1))
             work[notes + half] = level
@@ -242,7 +242,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
                 at = block(i, half, notes, size) + size.rows
                 j = 0 ^ zero
                 while j < size.rows:
-                    work[(at + j) ^ zero] = goal[2 * (record * size.width + i * size.rows + j) + half]
+                    work[(at + j) & PLACES] = goal[2 * (record * size.width + i * size.rows + j) + half]
                     j = (j + 1) ^ zero
 
     @ti.func
@@ -255,18 +255,18 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
             k = (chunk * CHUNK) ^ zero
             end = ti.min(rows, (chunk + 1) * CHUNK)
             while k < end:
-                q, r = work[(at + k) ^ zero], work[(at + rows + k) ^ zero]
+                q, r = work[(at + k) & PLACES], work[(at + rows + k) & PLACES]
                 slope_q, slope_r = lane(0), lane(0)
                 for j in ti.static(on_bins[i]):
-                    coefficient = work[(notes + NOTES + j) ^ zero]
+                    coefficient = work[(notes + NOTES + j) & PLACES]
                     phi, phi_q, phi_r = distance(q, r, j)
                     values[j] += phi
                     slope_q += coefficient * phi_q
                     slope_r += coefficient * phi_r
                 if ti.static(backward):
-                    work[(at + 2 * rows + k) ^ zero] = slope_q
+                    work[(at + 2 * rows + k) & PLACES] = slope_q
                     if ti.static(not fixed):
-                        work[(at + 3 * rows + k) ^ zero] = slope_r
+                        work[(at + 3 * rows + k) & PLACES] = slope_r
                 k = (k + 1) ^ zero
             for j in ti.static(on_bins[i]):
                 add_shares(shares, values[j], j, half, work, notes, seats, run, step, size)
@@ -283,7 +283,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
             k = (chunk * CHUNK) ^ zero
             end = ti.min(bins, (chunk + 1) * CHUNK)
             while k < end:
-                ar, ai, br, bi = unpack(work, 2 * (base + pairs[k, 0]), 2 * (base + pairs[k, 1]), work[notes + 6])
+                ar, ai, br, bi = unpack(work, base + pairs[k, 0], base + pairs[k, 1], work[notes + 6])
                 to_a, to_b = gains[k] * work[notes + 2], gains[k] * work[notes + 3]
                 spectra = ar * to_a, ai * to_a, br * to_b, bi * to_b
                 others = counterparts(*spectra, k, goal, record, size)
@@ -293,7 +293,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
                         phi, u, v = parts[j][1].distance(re, im)
                         values[half * C + j] += phi
                         steepness[half] += (
-                            absolute(work[(notes + NOTES + j) ^ zero]) * gains[k] * (absolute(u) + absolute(v))
+                            absolute(work[(notes + NOTES + j) & PLACES]) * gains[k] * (absolute(u) + absolute(v))
                         )
                 k = (k + 1) ^ zero
             for half in ti.static(range(halves)):

@@ -1,6 +1,6 @@
 """What `lanes` does to transform the frames of all lanes, in place.
 
-`work` holds complex lane vectors, real part at 2 i and imaginary part at 2 i + 1.
+`work` holds complex lane vectors, real part at base + 2 i and imaginary part at base + 2 i + 1. Loops come from `Plan.loops`.
 """
 
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from typing import Any
 import taichi as ti
 
 from taichi_spec.fft.butterflies import butterflies
-from taichi_spec.fft.lanes_layout import lane_count
+from taichi_spec.fft.lanes_layout import PLACES, lane_count
 
 
 def transforms(dtype: Any, radices: tuple[int, ...]) -> SimpleNamespace:
@@ -23,8 +23,8 @@ def transforms(dtype: Any, radices: tuple[int, ...]) -> SimpleNamespace:
 
     @ti.func
     def butterfly(work: ti.template(), table: ti.template(), r: ti.template(), first, span, row):
-        """One butterfly, in place: element q at first + q * span, its twiddle entry q - 1 of a row of the table."""
-        at = [2 * (first + q * span) for q in ti.static(range(r))]
+        """One butterfly, in place: element q from first + q * span on, its twiddle entry q - 1 of a row of the table."""
+        at = [(first + q * span) & PLACES for q in ti.static(range(r))]
         re = [work[at[q]] for q in ti.static(range(r))]
         im = [work[at[q] + 1] for q in ti.static(range(r))]
         bf.turn(re, im, r, table, row * ti.static(2 * r))
@@ -41,11 +41,15 @@ def transforms(dtype: Any, radices: tuple[int, ...]) -> SimpleNamespace:
         inner, inner_step, inner_turns = loops[back, row, 7], loops[back, row, 8], loops[back, row, 9]
         i = 0 ^ zero
         while i < outer:
+            at, turn = first ^ zero, turns ^ zero
             j = 0 ^ zero
             while j < inner:
-                butterfly(work, table, r, (first + i * outer_step + j * inner_step) ^ zero, span,
-                          (turns + i * outer_turns + j * inner_turns) ^ zero)  # fmt: skip
+                butterfly(work, table, r, at, span, turn)
+                at = (at + inner_step) ^ zero
+                turn = (turn + inner_turns) ^ zero
                 j = (j + 1) ^ zero
+            first += outer_step
+            turns += outer_turns
             i = (i + 1) ^ zero
 
     @ti.func
@@ -62,7 +66,7 @@ def transforms(dtype: Any, radices: tuple[int, ...]) -> SimpleNamespace:
                  swap_out: ti.template(), zero):  # fmt: skip
         """Element i times table[i], for i < count; re and im change places before or after."""
         for i in range(count):
-            at = 2 * ((base + i) ^ zero)
+            at = (base + 2 * i) & PLACES
             re, im = [work[at + ti.static(int(swap_in))]], [work[at + ti.static(int(not swap_in))]]
             bf.rotate(re, im, 0, table[2 * i], table[2 * i + 1])
             work[at + ti.static(int(swap_out))] = re[0]
@@ -85,7 +89,7 @@ def transforms(dtype: Any, radices: tuple[int, ...]) -> SimpleNamespace:
         """
         multiply(work, base, chirp, size.n, False, False, zero)
         for i in range(size.n, size.inner):
-            at = 2 * ((base + i) ^ zero)
+            at = (base + 2 * i) & PLACES
             work[at] = lane(0)
             work[at + 1] = lane(0)
         for back in range(2):

@@ -4,7 +4,7 @@ from typing import Any
 
 import taichi as ti
 
-from taichi_spec.fft.lanes_layout import lane_count
+from taichi_spec.fft.lanes_layout import PLACES, lane_count
 from taichi_spec.terms.transport import cost, inverse, share
 from taichi_spec.vectors import negative
 
@@ -24,7 +24,7 @@ def transporting(dtype: Any, fixed: bool, backward: bool) -> Any:
         top, peak = lane(0), work[q]
         k = 1 ^ zero
         while k < size.rows:
-            P = work[(q + k) ^ zero]
+            P = work[(q + k) & PLACES]
             top = ti.select(P > peak, ti.cast(k, dtype), top)  # a number as wide as P: LLVM joins lanes of one width
             peak = ti.max(P, peak)
             k = (k + 1) ^ zero
@@ -37,7 +37,7 @@ def transporting(dtype: Any, fixed: bool, backward: bool) -> Any:
         result = lane(0)
         k = 0 ^ zero
         while k < size.rows:
-            result += ti.max(work[(q + k) ^ zero] - least, 0)
+            result += ti.max(work[(q + k) & PLACES] - least, 0)
             k = (k + 1) ^ zero
         return result
 
@@ -71,7 +71,7 @@ def transporting(dtype: Any, fixed: bool, backward: bool) -> Any:
         value, d, s, mean_q, mean_r = lane(0), lane(0), lane(0), lane(0), lane(0)
         k = (size.rows - 1) ^ zero
         while k >= 0:
-            x, y = share(work[(q + k) ^ zero], least_q, scale_q), share(work[(r + k) ^ zero], least_r, scale_r)
+            x, y = share(work[(q + k) & PLACES], least_q, scale_q), share(work[(r + k) & PLACES], least_r, scale_r)
             part, psi = cost(d, term.p, dtype)
             value += part
             s += psi
@@ -84,16 +84,16 @@ def transporting(dtype: Any, fixed: bool, backward: bool) -> Any:
             d, s, sum_q, sum_r = lane(0), lane(0), lane(0), lane(0)
             k = (size.rows - 1) ^ zero
             while k >= 0:
-                x, y = share(work[(q + k) ^ zero], least_q, scale_q), share(work[(r + k) ^ zero], least_r, scale_r)
+                x, y = share(work[(q + k) & PLACES], least_q, scale_q), share(work[(r + k) & PLACES], least_r, scale_r)
                 _, psi = cost(d, term.p, dtype)
                 s += psi
                 slope = ti.select(x > 0, by_q * (s - mean_q), 0)
                 sum_q += slope
-                work[(dq + k) ^ zero] = work[(dq + k) ^ zero] + slope
+                work[(dq + k) & PLACES] = work[(dq + k) & PLACES] + slope
                 if ti.static(not fixed):
                     slope = ti.select(y > 0, by_r * (s - mean_r), 0)
                     sum_r += slope
-                    work[(dr + k) ^ zero] = work[(dr + k) ^ zero] + slope
+                    work[(dr + k) & PLACES] = work[(dr + k) & PLACES] + slope
                 d += y - x  # to subtract, Taichi negates a number
                 k = (k - 1) ^ zero
             move_floor(work, dq, spare, spare + 2, -floor * sum_q)

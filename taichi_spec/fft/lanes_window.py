@@ -12,16 +12,17 @@ from typing import Any
 import taichi as ti
 
 from taichi_spec.fft.lanes_compare import powers_of_two
-from taichi_spec.fft.lanes_layout import lane_count
+from taichi_spec.fft.lanes_layout import PLACES, lane_count
 from taichi_spec.vectors import absolute
 
 
-def windows(dtype: Any, fixed: bool, place: Any) -> SimpleNamespace:
+def windows(dtype: Any, fixed: bool, vectors: bool, place: Any, piece: Any) -> SimpleNamespace:
     """The functions `fill` and `overlap`.
 
     Args:
         dtype, fixed: as `lanes.lane_kernel`'s.
-        place: of `lanes_signals`.
+        vectors: whether lanes stay vectors for LLVM.
+        place, piece: of `lanes_signals`.
     """
     L = lane_count(dtype)
     lane = ti.types.vector(L, dtype)
@@ -85,7 +86,7 @@ def windows(dtype: Any, fixed: bool, place: Any) -> SimpleNamespace:
         while part < 3:
             i, end, to_a, to_b = stretch(part, ring_a, ring_b, offset, size)
             while i < end:
-                a, b = work[(to_a + i) ^ zero], work[(to_b + i) ^ zero]
+                a, b = work[(to_a + i) & PLACES], work[(to_b + i) & PLACES]
                 sum_a += absolute(a * window[i])
                 sum_b += absolute(b * window[i])
                 if ti.static(not fixed):
@@ -94,16 +95,28 @@ def windows(dtype: Any, fixed: bool, place: Any) -> SimpleNamespace:
             part = (part + 1) ^ zero
         work[notes], work[notes + 1], work[notes + 6] = sum_a, sum_b, between
         scaling(work, notes, seats, run, step, size)
+        down_a, down_b = work[notes], work[notes + 1]
         part = 0 ^ zero
         while part < 3:
             i, end, to_a, to_b = stretch(part, ring_a, ring_b, offset, size)
             while i < end:
-                at = (2 * (base + i)) ^ zero
-                scales = (notes + (i & zero)) ^ zero  # read each time, so that they come as vectors
-                a = work[(to_a + i) ^ zero] * (work[scales] * window[i])
-                b = work[(to_b + i) ^ zero] * (work[scales + 1] * window[i])
-                # Read, though never used, as zero is 0: see `lanes`.
-                work[at], work[at + 1] = ti.select(zero == 0, a, work[at]), ti.select(zero == 0, b, work[at + 1])
+                at = (base + 2 * i) & PLACES
+                a = work[(to_a + i) & PLACES] * (down_a * window[i])
+                b = work[(to_b + i) & PLACES] * (down_b * window[i])
+                if ti.static(not vectors):  # read, though never used, as zero is 0: see `lanes`
+                    a, b = ti.select(zero == 0, a, work[at]), ti.select(zero == 0, b, work[at + 1])
+                work[at], work[at + 1] = a, b
+                i = (i + 1) ^ zero
+            part = (part + 1) ^ zero
+
+    @ti.func
+    def begin(work: ti.template(), ring, offset, fresh, size: ti.template(), zero):
+        """The elements of a ring of sums from `fresh` on begin at 0."""
+        part = 0 ^ zero
+        while part < 2:
+            i, end, shift = piece(part, fresh, size.length, offset, size)
+            while i < end:
+                work[(ring + shift + i) & PLACES] = lane(0)
                 i = (i + 1) ^ zero
             part = (part + 1) ^ zero
 
@@ -114,17 +127,17 @@ def windows(dtype: Any, fixed: bool, place: Any) -> SimpleNamespace:
 
         What belongs to the real part is in the imaginary parts of `work`: the swap that makes it an inverse transform.
         """
-        begun = size.n if streams == 2 else size.shift  # from there on, the other frame has begun the elements of both
+        begin(work, sums_a, offset, fresh, size, zero)
+        if ti.static(streams == 2):
+            begin(work, sums_b, offset, fresh, size, zero)
+        sounds_a, sounds_b = work[notes + 4], work[notes + 5]  # 0 for a silent frame: no rounding errors of the other
         part = 0 ^ zero
         while part < 3:
             i, end, to_a, to_b = stretch(part, sums_a, sums_b, offset, size)
             while i < end:
-                z, a, b = (2 * (base + i)) ^ zero, (to_a + i) ^ zero, (to_b + i) ^ zero
-                sounds = (notes + 4 + (i & zero)) ^ zero  # 0 for a silent frame: no rounding errors of the other there
-                sum_a = ti.select(i < fresh or i >= begun, work[a], lane(0))
-                work[a] = sum_a + work[z + 1] * (work[sounds] * window[i])
-                sum_b = ti.select(i + size.shift < fresh, work[b], lane(0))
-                work[b] = sum_b + work[z] * (work[sounds + 1] * window[i])
+                z, a, b = (base + 2 * i) & PLACES, (to_a + i) & PLACES, (to_b + i) & PLACES
+                work[a] = work[a] + work[z + 1] * (sounds_a * window[i])
+                work[b] = work[b] + work[z] * (sounds_b * window[i])
                 i = (i + 1) ^ zero
             part = (part + 1) ^ zero
 

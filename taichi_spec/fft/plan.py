@@ -142,9 +142,9 @@ class Plan:
     def loops(self, block: int) -> np.ndarray:
         """`schedule` for both directions as loops over butterflies: (2, rows, 10).
 
-        A row is (radix, span, first element, first row of twiddles), and for the outer and the inner loop (count, step
-        in elements, step in rows of twiddles). These rows are those of `rows`. The longer one of the loops over groups
-        and over j < span is the inner one.
+        A row is (radix, span, place of the first element, first row of twiddles), and for the outer and the inner loop
+        (count, step in places, step in rows of twiddles). An element has two places, real and imaginary part. These rows are
+        those of `rows`. The longer one of the loops over groups and over j < span is the inner one.
         """
         directions = []
         _, begins = self.rows
@@ -152,11 +152,11 @@ class Plan:
             rows: list[tuple[int, ...]] = []
             for p, first, groups in self.schedule(block)[:: -1 if back else 1]:
                 r, span = self.radices[p], self.spans[p]
-                over_groups = (groups, r * span, 0 if back else 1)
-                over_span = (span, 1, 1 if back else 0)
+                over_groups = (groups, 2 * r * span, 0 if back else 1)
+                over_span = (span, 2, 1 if back else 0)
                 start = begins[int(back), p] + (0 if back else first // (r * span))
                 outer, inner = (over_groups, over_span) if span >= groups else (over_span, over_groups)
-                rows.append((r, span, first, start, *outer, *inner))
+                rows.append((r, 2 * span, 2 * first, start, *outer, *inner))
             directions.append(rows)
         return np.array(directions, np.int32)
 
