@@ -21,7 +21,7 @@ def seams(dtype: Any, fixed: bool, signals: SimpleNamespace) -> SimpleNamespace:
     """
     L = lane_count(dtype)
     pack, streams = (2, 1) if fixed else (1, 2)
-    get, put, put_padded, add_padded = signals.get, signals.put, signals.put_padded, signals.add_padded
+    put_padded, add_padded = signals.put_padded, signals.add_padded
     extent, edge_index, piece, place = signals.extent, signals.edge_index, signals.piece, signals.place
 
     @ti.func
@@ -109,7 +109,7 @@ def seams(dtype: Any, fixed: bool, signals: SimpleNamespace) -> SimpleNamespace:
                 s = (s + 1) ^ size.zero
             s = samples
             while s < size.samples:
-                put(g, item, s, ti.cast(0, dtype))
+                g[item, s] = ti.cast(0, dtype)
                 s = (s + 1) ^ size.zero
         source = segment - 1
         while source >= 0 and begin_of(source + 1, frames, size) + size.overhang > begin:
@@ -129,12 +129,12 @@ def seams(dtype: Any, fixed: bool, signals: SimpleNamespace) -> SimpleNamespace:
         samples, _ = extent(seats, item, size)
         i = 1
         while i <= size.pad:
-            put(g, item, i, get(g, item, i) + edge[edge_index(stream, item, -i, samples, size)])
+            g[item, i] = g[item, i] + edge[edge_index(stream, item, -i, samples, size)]
             i = (i + 1) ^ size.zero
         i = 1
         while i <= size.pad:
             s = samples - 1 - i
-            put(g, item, s, get(g, item, s) + edge[edge_index(stream, item, samples - 1 + i, samples, size)])
+            g[item, s] = g[item, s] + edge[edge_index(stream, item, samples - 1 + i, samples, size)]
             i = (i + 1) ^ size.zero
 
     return SimpleNamespace(all_end=all_end, leave=leave, add_halos=add_halos, fold=fold)

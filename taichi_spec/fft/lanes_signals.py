@@ -10,6 +10,7 @@ from typing import Any
 import taichi as ti
 
 from taichi_spec.fft.lanes_layout import PLACES, lane_count
+from taichi_spec.framing import load as sample
 from taichi_spec.runtime import bounds_checked
 
 
@@ -19,42 +20,23 @@ def signals(dtype: Any, is_field: bool, fixed: bool) -> SimpleNamespace:
     lane = ti.types.vector(L, dtype)
     pack, streams = (2, 1) if fixed else (1, 2)  # frames of a segment in one transform; signals in it
 
-    @ti.func
-    def get(x: ti.template(), item, s):
-        value = ti.cast(0, dtype)
-        if ti.static(len(x.shape) == 1):
-            value = x[s]
-        else:
-            value = x[item, s]
-        return value
-
-    @ti.func
-    def put(x: ti.template(), item, s, value):
-        if ti.static(len(x.shape) == 1):
-            x[s] = value
-        else:
-            x[item, s] = value
-
     # Of signals in memory, all items one after the other, a sample is reached without its item, and so without a product.
 
     @ti.func
     def cell(x: ti.template(), item, at):
         """What lies `at` places behind those that `origin` counts from, in a signal."""
         if ti.static(is_field or bounds_checked()):
-            return get(x, item, at)
+            return sample(x, item, at)
         return x[0, at]
 
     @ti.func
     def put_cell(g: ti.template(), item, at, value, adds):
         """The same for gradients: written there, or added to what is there."""
-        if ti.static(bounds_checked()):
-            if adds:
-                value += get(g, item, at)
-            put(g, item, at, value)
-        else:
-            if adds:
-                value += g[0, at]
-            g[0, at] = value
+        if ti.static(not bounds_checked()):
+            item = 0
+        if adds:
+            value += g[item, at]
+        g[item, at] = value
 
     def origin(in_memory):
         """The row of `seats` that says where a lane's segment begins, for `cell` and `put_cell`."""
@@ -71,9 +53,9 @@ def signals(dtype: Any, is_field: bool, fixed: bool) -> SimpleNamespace:
         """Sample s of a signal that goes on beyond its ends, mirrored or with zeros."""
         value = ti.cast(0, dtype)
         if 0 <= s < samples:
-            value = get(x, item, s)
+            value = sample(x, item, s)
         elif size.reflect:
-            value = get(x, item, ti.select(s < 0, -s, 2 * (samples - 1) - s))
+            value = sample(x, item, ti.select(s < 0, -s, 2 * (samples - 1) - s))
         return value
 
     @ti.func
@@ -85,15 +67,15 @@ def signals(dtype: Any, is_field: bool, fixed: bool) -> SimpleNamespace:
     def put_padded(g: ti.template(), edge: ti.template(), stream, item, s, value, samples, adds, size: ti.template()):
         if 0 <= s < samples:
             if adds:
-                value += get(g, item, s)
-            put(g, item, s, value)
+                value += g[item, s]
+            g[item, s] = value
         elif s < samples + size.pad:
             edge[edge_index(stream, item, s, samples, size)] = value
 
     @ti.func
     def add_padded(g: ti.template(), edge: ti.template(), stream, item, s, value, samples, size: ti.template()):
         if 0 <= s < samples:
-            put(g, item, s, get(g, item, s) + value)
+            g[item, s] = g[item, s] + value
         elif s < samples + size.pad:
             i = edge_index(stream, item, s, samples, size)
             edge[i] = edge[i] + value
@@ -248,6 +230,6 @@ def signals(dtype: Any, is_field: bool, fixed: bool) -> SimpleNamespace:
             put_padded(g, edge, stream, item, first + i, value, seats[run, 3, l], adds, size)
             i = (i + 1) ^ size.zero
 
-    return SimpleNamespace(get=get, put=put, extent=extent, edge_index=edge_index, put_padded=put_padded,
+    return SimpleNamespace(extent=extent, edge_index=edge_index, put_padded=put_padded,
                            add_padded=add_padded, piece=piece, place=place, all_whole=all_whole, load=load,
                            flush=flush)  # fmt: skip
