@@ -74,7 +74,7 @@ def layout(stft: STFT, inner: int, n_samples: int, batch: int, pack: int, lanes:
     vectors = 2 * inner + scratch + SPARE + ARRAYS * pack * quantities * rows
     vectors += vectors % 2  # real and imaginary part in one line of cache
     if vectors > PLACES:
-        raise ValueError(f"n_fft must be less than about 2**24, longer frames do not fit in work memory, got {n}")
+        raise ValueError(f"n_fft must be so small that a frame takes at most {PLACES} vectors of work memory, got {n}")
     return SimpleNamespace(
         n=n, inner=inner, hop=hop, samples=n_samples, items=batch, pad=stft.pad,
         reflect=int(stft.center and stft.pad_mode == "reflect"), total=total,
