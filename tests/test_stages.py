@@ -77,6 +77,12 @@ def float64_or_skip():
         pytest.skip("finite differences need float64, which this backend does not have")
 
 
+def skip_on_the_cpu():
+    """For sizes that others stand for there: it has one piece of code to compare the bins of all of them."""
+    if runtime.arch_name() == "cpu":
+        pytest.skip("cpu compares the bins of all sizes alike")
+
+
 def bands(n_bins, n_bands=9):
     """A matrix with gaps, overlaps and a band without bins."""
     rng = np.random.default_rng(0)
@@ -127,6 +133,8 @@ def test_bands(stft):
 @pytest.mark.parametrize("n_fft", [64, 67])
 def test_bands_of_a_mixture(n_fft):
     """One of the sizes by Bluestein's way."""
+    if n_fft == 64:
+        skip_on_the_cpu()
     stft = ts.STFT(n_fft, 20)
     x, y = signals(4, 3, 300, dtype=dtypes()[0])
     x[2], y[0] = 0, 0
@@ -145,6 +153,8 @@ def test_terms_on_spectra(stft):
 @pytest.mark.parametrize("n_fft,banded", [(90, True), (75, False), (74, False)])
 def test_sizes_that_are_no_power_of_two(n_fft, banded):
     """An odd one too, which has no bin at half the sample rate; and an even one by Bluestein's way."""
+    if n_fft != 75:
+        skip_on_the_cpu()
     stft, terms = (ts.STFT(n_fft, 30), PITCH) if banded else (ts.STFT(n_fft, 20, center=True), PHASE)
     x, y = signals(21, 2, 400, dtype=np.float32)
     check(
