@@ -12,10 +12,14 @@ from taichi_spec.checks import check_float_field, check_signal_field, float_type
 from taichi_spec.engines import SCRATCH_BYTES, Options, make_engine
 from taichi_spec.fields import as_arrays
 from taichi_spec.launch import Chain, Launch
-from taichi_spec.runtime import check_alive, current_tape, runtime_token
+from taichi_spec.runtime import arch_name, check_alive, current_tape, runtime_token
 from taichi_spec.stft import STFT
 from taichi_spec.target import Target
 from taichi_spec.terms import Magnitude, names_of
+
+WAIT_AFTER = (
+    100  # computes: what they left to keep is some MiB then, and to wait takes less than a hundredth of their time
+)
 
 
 class SpectralLoss:
@@ -114,6 +118,7 @@ class SpectralLoss:
         self._owns_value = value is None
         self._seen_tape: Any = None
         self._computed = False
+        self._since_wait = 0  # computes, on a backend that keeps what launches are given
         self.value = ti.field(dtype, shape=self._value_shape(), needs_grad=True) if value is None else value
         kernels = value_kernels(dtype)
         self._deliver = Chain([Launch(kernels.deliver, (self._total, self.value, "from_zero"))])
@@ -165,6 +170,14 @@ class SpectralLoss:
         y = None if isinstance(self.target, Target) else self.target
         self._engine.forward(self.x, y, self._total, keep)
         self._deliver(from_zero=int(from_zero))
+        self._wait_now_and_then()
+
+    def _wait_now_and_then(self) -> None:
+        """Taichi's Vulkan and Metal keep what each launch is given, 30 KiB in a tape, until somebody waits for them."""
+        self._since_wait += arch_name() not in ("cpu", "cuda")
+        if self._since_wait == WAIT_AFTER:
+            ti.sync()
+            self._since_wait = 0
 
     def _backward(self) -> None:
         """∂L/∂total[b] = value.grad, then the engine's way back."""

@@ -126,6 +126,19 @@ def test_outside_a_tape_no_gradient_is_computed(restarted, monkeypatch):
     assert not X.grad.to_numpy().any()
 
 
+def test_now_and_then_a_compute_waits(restarted, monkeypatch):
+    """Where Taichi keeps what launches are given until then."""
+    X, Y = map(field, signals(13, 2, 400, dtype=np.float32))
+    loss, values, waits = ts.SpectralLoss(X, Y, STFT), [], []
+    monkeypatch.setattr("taichi_spec.loss.WAIT_AFTER", 3)
+    monkeypatch.setattr(ti, "sync", lambda: waits.append(len(values)))
+    for _ in range(7):
+        with ti.ad.Tape(loss.value):
+            loss.compute()
+        values.append(loss.value[None])
+    assert waits == ([] if restarted in ("cpu", "cuda") else [2, 5])
+
+
 def test_a_given_value_is_added_to(restarted):
     x, y = signals(6, 300, dtype=np.float32)
     value = field(np.float32(5.0).reshape(()))
