@@ -17,9 +17,8 @@ from taichi_spec.stft import STFT
 from taichi_spec.target import Target
 from taichi_spec.terms import Magnitude, names_of
 
-WAIT_AFTER = (
-    100  # computes: what they left to keep is some MiB then, and to wait takes less than a hundredth of their time
-)
+# Computes: what they left to keep is some MiB then, and to wait takes less than a hundredth of their time.
+WAIT_AFTER = 100
 
 
 class SpectralLoss:
