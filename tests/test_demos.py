@@ -108,7 +108,8 @@ def test_match_spectrum_of_a_recording(tmp_path):
     assert line == "target: tone.wav: 44100 Hz, 2 channels, int32, 1.36 s; mixed down to mono; resampled to 16000 Hz"
 
 
-@pytest.mark.parametrize("name", OF_RECORDINGS)
+# last_bin_bug takes its recording as match_spectrum does, and takes longest.
+@pytest.mark.parametrize("name", [name for name in OF_RECORDINGS if name != "last_bin_bug"])
 def test_a_constant_is_a_recording(run_short, direct, tmp_path, name):
     """It has no variance, but a level."""
     path = tmp_path / "constant.wav"

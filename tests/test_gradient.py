@@ -6,6 +6,7 @@ import taichi as ti
 
 import taichi_spec as ts
 from support import CASES, TOLERANCE, directional, dtypes, error, signals
+from taichi_spec import runtime
 from taichi_spec.arrays import upload
 from taichi_spec.direct import DirectDFT
 from taichi_spec.fft.memory import MemoryDFT
@@ -18,6 +19,8 @@ WAYS_BACK = ("accumulate", "per_bin", "atomic", "recompute")
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("engine", ["direct", "fft"])
 def test_value_and_gradients_are_the_references(restarted, case, engine):
+    if engine == "direct" and case.stft.n_fft >= 1000 and runtime.in_software(restarted):
+        pytest.skip("large frames by the direct DFT are for GPUs, not for devices in software")
     for dtype in dtypes():
         x, y = signals(0, *case.shape, dtype=dtype)
         value, (grad_x, grad_y) = ts.value_and_grad(x, y, wrt="both", stft=case.stft, engine=engine)
