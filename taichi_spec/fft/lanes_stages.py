@@ -121,7 +121,8 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
                 clear(work, block(i, 0, notes, size), other, size, zero)
         k = 0 ^ zero
         while k <= size.n // 2:
-            ar, ai, br, bi = unpack(work, base + pairs[k, 0], base + pairs[k, 1], apart)
+            p, m = (base + pairs[k, 0]) & PLACES, (base + pairs[k, 1]) & PLACES
+            ar, ai, br, bi = unpack(work, p, m, apart)
             a = ti.sqrt(ar * ar + ai * ai) * (power_a * gains[k])
             b = ti.sqrt(br * br + bi * bi) * (power_b * gains[k])
             for i in ti.static(range(Q)):
@@ -185,7 +186,7 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
         tiny = ti.cast(TINY[dtype], dtype)
         k = 0 ^ zero
         while k <= size.n // 2:
-            p, m = base + pairs[k, 0], base + pairs[k, 1]
+            p, m = (base + pairs[k, 0]) & PLACES, (base + pairs[k, 1]) & PLACES
             ar, ai, br, bi = unpack(work, p, m, apart)
             to_a, to_b = gains[k] * power_a, gains[k] * power_b
             slope_a, slope_b, of_power_a, of_power_b = slopes_of_bin(work, notes, k, bands, entries, size, zero)
@@ -283,7 +284,8 @@ def by_stages(dtype: Any, parts: Parts, fixed: bool, backward: bool, place: Any,
             k = (chunk * CHUNK) ^ zero
             end = ti.min(bins, (chunk + 1) * CHUNK)
             while k < end:
-                ar, ai, br, bi = unpack(work, base + pairs[k, 0], base + pairs[k, 1], work[notes + 6])
+                p, m = (base + pairs[k, 0]) & PLACES, (base + pairs[k, 1]) & PLACES
+                ar, ai, br, bi = unpack(work, p, m, work[notes + 6])
                 to_a, to_b = gains[k] * work[notes + 2], gains[k] * work[notes + 3]
                 spectra = ar * to_a, ai * to_a, br * to_b, bi * to_b
                 others = counterparts(*spectra, k, goal, record, size)
