@@ -62,8 +62,9 @@ def transforms(dtype: Any, radices: tuple[int, ...]) -> SimpleNamespace:
                     butterflies_of(loops, back, row, base, work, table, r, zero)
 
     @ti.func
-    def multiply(work: ti.template(), base, table: ti.template(), count, swap_in: ti.template(),
-                 swap_out: ti.template(), zero):  # fmt: skip
+    def multiply(
+        work: ti.template(), base, table: ti.template(), count, swap_in: ti.template(), swap_out: ti.template()
+    ):
         """Element i times table[i], for i < count; re and im change places before or after."""
         for i in range(count):
             at = (base + 2 * i) & PLACES
@@ -87,7 +88,7 @@ def transforms(dtype: Any, radices: tuple[int, ...]) -> SimpleNamespace:
 
         Swapping re and im makes the second of its two transforms the inverse.
         """
-        multiply(work, base, chirp, size.n, False, False, zero)
+        multiply(work, base, chirp, size.n, False, False)
         for i in range(size.n, size.inner):
             at = (base + 2 * i) & PLACES
             work[at] = lane(0)
@@ -95,7 +96,7 @@ def transforms(dtype: Any, radices: tuple[int, ...]) -> SimpleNamespace:
         for back in range(2):
             transform(loops, back, base, work, table, zero)
             if back == 0:
-                multiply(work, base, response, size.inner, False, True, zero)
-        multiply(work, base, chirp, size.n, True, False, zero)
+                multiply(work, base, response, size.inner, False, True)
+        multiply(work, base, chirp, size.n, True, False)
 
     return SimpleNamespace(transform=transform, convolve=convolve)
