@@ -58,9 +58,8 @@ LAYOUTS = [alone, beside_its_gradient, by_columns, in_blocks, with_a_gradient_el
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
 def test_every_layout(restarted, gpu_engines, layout):
-    for dtype in (
-        dtypes() if layout is alone or restarted != "cpu" else [np.float32]
-    ):  # there each takes seconds to compile
+    on_cpu = [np.float64, np.float32] if layout is alone else [np.float32]  # where each takes seconds to compile
+    for dtype in on_cpu if restarted == "cpu" else dtypes():
         x, y = signals(1, 2, 500, dtype=dtype)
         X, Y = layout(ti.f64 if dtype == np.float64 else ti.f32, 2, 500), field(y)
         X.from_numpy(x)
